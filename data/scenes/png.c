@@ -1,0 +1,50 @@
+/*
+ * png.c - PNG files through stb_image_write. Noisy pixels hardly compress: the least effort.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "data/scenes/png.h"
+
+#if defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wunused-function" // judged at the end of the file
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+#pragma GCC diagnostic ignored "-Wshadow"
+#endif
+#define STB_IMAGE_WRITE_STATIC
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#define STBI_WRITE_NO_STDIO
+#include <stb/stb_image_write.h>
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
+
+typedef struct png_sink {
+    FILE *file;
+    bool failed;
+} png_sink;
+
+static void write_piece(void *context, void *data, int size)
+{
+    png_sink *sink = context;
+    sink->failed |= fwrite(data, 1, (size_t)size, sink->file) != (size_t)size;
+}
+
+pc_status scene_png_write(const char *path, const uint8_t *rgb, int size)
+{
+    png_sink sink = {.file = fopen(path, "wb")};
+    if (!sink.file) return pc_fail_errno("cannot write '%s'", path);
+    errno = 0;
+    const int made = stbi_write_png_to_func(write_piece, &sink, size, size, 3, rgb, 3 * size);
+    const int saved = errno;
+    const bool closed = fclose(sink.file) == 0;
+    if (!made) return pc_fail(PC_ERR_MEMORY, "no memory to encode '%s'", path);
+    if (sink.failed || !closed) {
+        if (saved) errno = saved;
+        return pc_fail_errno("cannot write '%s'", path);
+    }
+    return PC_OK;
+}
