@@ -1,0 +1,74 @@
+/*
+ * attention.h - grouped-head attention: projections, rotary positions, query/key norm, output.
+ *
+ *   q, k, v = split(x Wqkv^T + b)      Wqkv ((H+2G)D, C): rows of q, then k, then v
+ *   q, k    = rope(norm(q)), rope(norm(k))           where the config asks for them
+ *   y       = attention(q, k, v) Wo^T + bo + r
+ *
+ * Self-attention by default. Cross-attention (pooling heads, resamplers) takes keys and values from
+ * another tensor: attention_cross_*.
+ */
+#ifndef PC_LAYERS_ATTENTION_H
+#define PC_LAYERS_ATTENTION_H
+
+#include "model/layers/linear.h"
+#include "model/layers/norm.h"
+
+typedef struct pc_attention_config {
+    int64_t C, H, G, D;
+    bool qkv_bias, out_bias, qk_norm;
+    double eps;          // of the query/key norm
+    double std, out_std; // initial standard deviations
+} pc_attention_config;
+
+typedef struct pc_attention {
+    pc_attention_config config;
+    pc_linear qkv, out;
+    pc_norm q_norm, k_norm;
+} pc_attention;
+
+// Rotary tables (R, D/2), row r the angles of position r; absent where positions are learned.
+typedef struct pc_rope {
+    pc_tensor cos_table, sin_table;
+} pc_rope;
+
+// Keys and values of past tokens, one layer: sequence s owns rows [k_off[s], k_off[s+1]) of the mask.
+// New rows are written at `write` (i32 (N), row numbers) before attending. Absent in training.
+typedef struct pc_kv {
+    pc_tensor k, v;  // (M, G*D)
+    pc_tensor write; // i32 (N)
+} pc_kv;
+
+// Where the rows of a batch stand: shared by every layer.
+typedef struct pc_seq {
+    pc_mask mask;
+    pc_tensor pos; // i32 (N), rows of the rotary tables; absent without rope
+    pc_rope rope;
+} pc_seq;
+
+typedef struct pc_attention_kept {
+    pc_tensor qkv;    // (N, (H+2G)D) after norm and rope
+    pc_tensor raw;    // the same before the query/key norm; absent without it
+    pc_tensor o, lse; // (N, H*D), (N, H)
+    pc_norm_kept q_norm, k_norm;
+} pc_attention_kept;
+
+void pc_attention_params(pc_params *p, pc_attention *l, const char *name,
+                         const pc_attention_config *c);
+void pc_attention_forward(pc_ctx *ctx, pc_tensor y, pc_attention_kept *kept, const pc_attention *l,
+                          pc_tensor x, const pc_seq *seq, pc_kv *kv, pc_tensor r);
+void pc_attention_backward(pc_ctx *ctx, pc_tensor dx, pc_attention *l,
+                           const pc_attention_kept *kept, pc_tensor dy, pc_tensor x,
+                           const pc_seq *seq);
+
+// Tables for positions 0 .. R-1 (spec: decoders.md 3).
+typedef enum pc_rope_scaling { PC_ROPE_NONE, PC_ROPE_LINEAR, PC_ROPE_LLAMA3 } pc_rope_scaling;
+typedef struct pc_rope_config {
+    double theta;
+    pc_rope_scaling scaling;
+    double factor, low_freq, high_freq, original_max;
+} pc_rope_config;
+void pc_rope_tables(pc_rope *out, pc_arena *a, pc_dtype t, const pc_rope_config *c, int64_t R,
+                    int64_t D);
+
+#endif

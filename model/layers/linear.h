@@ -1,0 +1,32 @@
+/*
+ * linear.h - y = x W^T + b, the one place where a weight matrix meets its input.
+ *
+ * Bias, low-rank adapters and quantised bases belong here and nowhere else: every projection of every
+ * layer goes through these calls.
+ *   forward   y = x W^T + b + r        x (N,I), W (O,I), b (O)?, r (N,O)? residual
+ *   backward  dx = dy W, dW += dy^T x, db += sum_n dy
+ */
+#ifndef PC_LAYERS_LINEAR_H
+#define PC_LAYERS_LINEAR_H
+
+#include "model/layers/params.h"
+
+typedef struct pc_linear {
+    pc_weight weight; // (O,I)
+    pc_weight bias;   // (O), absent without bias
+    int64_t I, O;
+    bool has_bias;
+} pc_linear;
+
+// Lists "name.weight" (and "name.bias"): normal with std, bias zero.
+void pc_linear_params(pc_params *p, pc_linear *l, const char *name, int64_t I, int64_t O, bool bias,
+                      double std);
+
+void pc_linear_forward(pc_ctx *ctx, pc_tensor y, const pc_linear *l, pc_tensor x, pc_tensor r);
+// z = x W^T + b, a = f(z), in one pass; z is kept for pc_linear_act_backward.
+void pc_linear_act_forward(pc_ctx *ctx, pc_tensor a, pc_tensor z, const pc_linear *l, pc_tensor x,
+                           pc_act kind);
+// dx may be absent.
+void pc_linear_backward(pc_ctx *ctx, pc_tensor dx, pc_linear *l, pc_tensor dy, pc_tensor x);
+
+#endif

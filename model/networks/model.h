@@ -1,0 +1,46 @@
+/*
+ * model.h - a model of either kind, its parameters and its description.
+ *
+ * The description is a JSON object: {"kind": "clip"|"vlm", "vision": {...}, ...}; the same keys stand under
+ * `model: shape:` in a recipe and in a native checkpoint. Tables in config.c give each key its type, default,
+ * range and sentence of help.
+ */
+#ifndef PC_NETWORKS_MODEL_H
+#define PC_NETWORKS_MODEL_H
+
+#include "model/networks/clip.h"
+#include "model/networks/vlm.h"
+#include <jansson.h>
+
+typedef enum pc_model_kind { PC_MODEL_CLIP, PC_MODEL_VLM } pc_model_kind;
+
+typedef struct pc_model_config {
+    pc_model_kind kind;
+    pc_clip_config clip;
+    pc_vlm_config vlm;
+} pc_model_config;
+
+typedef struct pc_model {
+    pc_model_config config;
+    pc_clip clip;
+    pc_vlm vlm;
+    pc_params params;
+    pc_arena weights; // owns the memory of parameters and rotary tables, when opened with memory
+} pc_model;
+
+// Unknown keys name their nearest neighbour; absent ones take defaults; the result is validated.
+pc_status pc_model_config_from_json(pc_model_config *out, const json_t *json);
+json_t *pc_model_config_to_json(const pc_model_config *c); // new reference; every key written
+void pc_model_config_help(void (*line)(void *arg, const char *section, const char *key,
+                                       const char *type, const char *def, const char *range,
+                                       const char *help),
+                          void *arg);
+
+// Lists parameters; with `bind` gives them memory of type t (not initialised).
+pc_status pc_model_open(pc_model *m, const pc_model_config *c, pc_dtype t, bool bind);
+void pc_model_close(pc_model *m);
+
+// A replica: same weights, own gradients bound to `grads` (may be a shared arena).
+pc_status pc_model_replicate(pc_model *out, pc_model *master);
+
+#endif
