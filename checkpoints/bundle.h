@@ -1,0 +1,32 @@
+/*
+ * bundle.h - anything a command calls MODEL, opened: weights with the tokenizer, template and image settings that
+ * belong to them. A native checkpoint (.h5) or a Hugging Face directory as published.
+ */
+#ifndef PC_CHECKPOINTS_BUNDLE_H
+#define PC_CHECKPOINTS_BUNDLE_H
+
+#include "checkpoints/native.h"
+#include "checkpoints/safetensors.h"
+#include "data/images/image.h"
+#include "data/text/template.h"
+#include "model/families/families.h"
+
+typedef struct pc_bundle {
+    pc_model model;
+    pc_tokenizer *tokenizer;     // NULL when the source has none (a bare test checkpoint)
+    const pc_template *template; // NULL likewise
+    pc_image_config image;
+    bool has_image;
+    const pc_family *family; // NULL for native checkpoints
+    pc_aliases aliases;      // their names, when there is a family
+    pc_native_text text;     // native checkpoints
+    char path[4096];
+} pc_bundle;
+
+pc_status pc_bundle_open(pc_bundle *out, const char *path);
+void pc_bundle_close(pc_bundle *b);
+
+// Only what stands around the weights: nothing large is read. Used by tokenize, render, preprocess.
+pc_status pc_bundle_open_light(pc_bundle *out, const char *path);
+
+#endif

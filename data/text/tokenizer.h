@@ -1,0 +1,60 @@
+/*
+ * tokenizer.h - text to token ids and back.
+ *
+ * A byte-level BPE in the layout of a `tokenizer.json` (model type BPE, byte-level pre-tokeniser, added tokens),
+ * so that others read what we train. Other kinds join behind the same calls.
+ * Ids of special tokens come from added tokens; decoding concatenates bytes and never emits half a character
+ * when streamed.
+ */
+#ifndef PC_DATA_TOKENIZER_H
+#define PC_DATA_TOKENIZER_H
+
+#include "model/core/status.h"
+
+typedef struct pc_tokenizer pc_tokenizer;
+
+typedef struct pc_ids {
+    int32_t *list;
+    int64_t count, capacity;
+} pc_ids;
+void pc_ids_close(pc_ids *ids);
+pc_status pc_ids_add(pc_ids *ids, int32_t id);
+
+pc_status pc_tokenizer_parse(pc_tokenizer **out, const char *json,
+                             size_t size); // text of a tokenizer.json
+pc_status pc_tokenizer_open(pc_tokenizer **out,
+                            const char *path); // a file, or a directory that holds one
+void pc_tokenizer_close(pc_tokenizer *t);
+char *pc_tokenizer_json(
+    const pc_tokenizer *t); // malloc'ed text that pc_tokenizer_parse reads back; NULL: no memory
+
+int32_t pc_tokenizer_vocab(const pc_tokenizer *t);                 // number of ids
+int32_t pc_tokenizer_id(const pc_tokenizer *t, const char *token); // id of an exact token, -1
+int32_t pc_tokenizer_bos(const pc_tokenizer *t);                   // -1 when there is none
+int32_t pc_tokenizer_eos(const pc_tokenizer *t);
+int32_t pc_tokenizer_pad(const pc_tokenizer *t);
+
+// Appends ids. `parse_special`: special tokens written in the text are recognised. No BOS or EOS is added.
+pc_status pc_tokenizer_encode(const pc_tokenizer *t, pc_ids *out, const char *text, size_t size,
+                              bool parse_special);
+
+// malloc'ed text of ids (NUL-terminated); special tokens are skipped when asked.
+pc_status pc_tokenizer_decode(const pc_tokenizer *t, char **out, const int32_t *ids, int64_t n,
+                              bool skip_special);
+
+// Streaming: feed ids one by one; text is emitted as soon as its characters are whole.
+typedef struct pc_stream_decoder {
+    const pc_tokenizer *tokenizer;
+    unsigned char held[8];
+    int held_count;
+} pc_stream_decoder;
+// Writes whole characters into buf (NUL-terminated, at most size-1 bytes); flush at the end emits U+FFFD for a rest.
+pc_status pc_stream_decode(pc_stream_decoder *d, int32_t id, char *buf, size_t size);
+void pc_stream_flush(pc_stream_decoder *d, char *buf, size_t size);
+
+// Trains a byte-level BPE on texts: 256 byte tokens, then merges by falling count (ties: the pair that sorts
+// first), then special tokens. vocab counts all three. Deterministic.
+pc_status pc_tokenizer_train(pc_tokenizer **out, const char *const *texts, int64_t n, int32_t vocab,
+                             const char *const *specials, int n_specials);
+
+#endif
