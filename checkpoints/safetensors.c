@@ -1,0 +1,693 @@
+/*
+ * safetensors.c - the reader and the writer of safetensors files.
+ *
+ *   u64 header length (little-endian) | header, a JSON object | data
+ *   name -> {"dtype": "F32", "shape": [3,5], "data_offsets": [begin, end]}, offsets from the first data byte
+ *
+ * Nothing is believed before it is checked: lengths against the file, offsets against shapes, and the
+ * tensors together must cover the data without holes or overlap. Files are mapped read-only; data need
+ * not be aligned, so numbers are read byte-wise. A sharded set is several such files and an index.
+ */
+#include "checkpoints/safetensors.h"
+
+#include "model/core/file.h"
+#include "model/core/log.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define HEADER_MAX 100000000u // bytes: the format's own limit
+#define RANK_MAX   8
+#define SHARDS_MAX 4096
+
+typedef struct mapping {
+    unsigned char *base;
+    size_t size;
+    json_t *header; // owns names and dtypes of its entries
+} mapping;
+
+struct pc_safetensors {
+    mapping *file;
+    int files;
+    pc_st_entry *list; // by name
+    int64_t count, capacity;
+};
+
+static const struct {
+    const char *name;
+    unsigned bits;
+} DTYPES[] = {
+    {"BOOL", 8},    {"U8", 8},   {"I8", 8},   {"F8_E4M3", 8}, {"F8_E5M2", 8},
+    {"F8_E8M0", 8}, {"I16", 16}, {"U16", 16}, {"F16", 16},    {"BF16", 16},
+    {"I32", 32},    {"U32", 32}, {"F32", 32}, {"I64", 64},    {"U64", 64},
+    {"F64", 64},    {"C64", 64}, {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6},
+};
+
+// Bits of one element; 0 for an unknown type.
+static unsigned dtype_bits(const char *name)
+{
+    for (size_t i = 0; i < sizeof DTYPES / sizeof *DTYPES; i++)
+        if (!strcmp(name, DTYPES[i].name)) return DTYPES[i].bits;
+    return 0;
+}
+
+static uint64_t read_u64(const unsigned char *p)
+{
+    uint64_t v = 0;
+    for (int i = 7; i >= 0; i--) v = v << 8 | p[i];
+    return v;
+}
+
+/* ---- one file ---- */
+
+static pc_status map_file(mapping *m, const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return pc_fail_errno("cannot open '%s'", path);
+    pc_status st = PC_OK;
+    struct stat s;
+    if (fstat(fd, &s) != 0)
+        st = pc_fail_errno("cannot stat '%s'", path);
+    else if (!S_ISREG(s.st_mode))
+        st = pc_fail(PC_ERR_INPUT, "'%s' is not a regular file", path);
+    else if (s.st_size < 8)
+        st = pc_fail(PC_ERR_FORMAT, "file has %lld bytes, a safetensors file has at least 8",
+                     (long long)s.st_size);
+    if (!st) {
+        void *base = mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (base == MAP_FAILED) {
+            st = pc_fail_errno("cannot map '%s'", path);
+        } else {
+            m->base = base;
+            m->size = (size_t)s.st_size;
+        }
+    }
+    close(fd);
+    return st;
+}
+
+static pc_status parse_header(mapping *m, size_t *data_start)
+{
+    const uint64_t length = read_u64(m->base);
+    if (length > HEADER_MAX)
+        return pc_fail(PC_ERR_FORMAT, "header length is %llu bytes, at most %u allowed",
+                       (unsigned long long)length, HEADER_MAX);
+    if (length > m->size - 8)
+        return pc_fail(PC_ERR_FORMAT,
+                       "header length is %llu bytes, but only %zu follow in the file",
+                       (unsigned long long)length, m->size - 8);
+    const char *text = (const char *)m->base + 8;
+    if (length == 0 || text[0] != '{')
+        return pc_fail(PC_ERR_FORMAT, "header does not begin with '{'");
+    json_error_t e;
+    m->header = json_loadb(text, (size_t)length, JSON_REJECT_DUPLICATES, &e);
+    if (!m->header)
+        return pc_fail(PC_ERR_FORMAT, "header is not valid JSON: line %d, column %d: %s", e.line,
+                       e.column, e.text);
+    *data_start = 8 + (size_t)length;
+    return PC_OK;
+}
+
+static pc_status check_metadata(const json_t *value)
+{
+    if (!json_is_object(value))
+        return pc_fail(PC_ERR_FORMAT, "__metadata__ is not an object of strings");
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)value, key, v) if (!json_is_string(v)) return pc_fail(
+        PC_ERR_FORMAT, "__metadata__ key '%.100s' is not a string", key);
+    return PC_OK;
+}
+
+// An entry of the header, checked against the size of the data.
+static pc_status parse_entry(pc_st_entry *e, const char *name, const json_t *v,
+                             const unsigned char *data, size_t data_size)
+{
+    const json_t *dtype = json_object_get(v, "dtype"), *shape = json_object_get(v, "shape"),
+                 *offsets = json_object_get(v, "data_offsets");
+    if (!json_is_object(v) || json_object_size(v) != 3 || !json_is_string(dtype) ||
+        !json_is_array(shape) || !json_is_array(offsets))
+        return pc_fail(PC_ERR_FORMAT, "expected exactly dtype, shape and data_offsets");
+    const unsigned bits = dtype_bits(json_string_value(dtype));
+    if (!bits) return pc_fail(PC_ERR_FORMAT, "unknown dtype '%.40s'", json_string_value(dtype));
+    const size_t rank = json_array_size(shape);
+    if (rank > RANK_MAX)
+        return pc_fail(PC_ERR_FORMAT, "%zu dimensions, at most %d supported", rank, RANK_MAX);
+
+    *e = (pc_st_entry){.name = name, .dtype = json_string_value(dtype), .rank = (int)rank};
+    uint64_t n = bits;
+    for (size_t i = 0; i < rank; i++) {
+        const json_t *d = json_array_get(shape, i);
+        if (!json_is_integer(d) || json_integer_value(d) < 0)
+            return pc_fail(PC_ERR_FORMAT, "shape entry %zu is not a non-negative integer", i);
+        e->dim[i] = json_integer_value(d);
+        if (__builtin_mul_overflow(n, (uint64_t)e->dim[i], &n))
+            return pc_fail(PC_ERR_FORMAT, "its shape does not fit 64 bits");
+    }
+    if (n % 8) return pc_fail(PC_ERR_FORMAT, "its shape ends within a byte");
+    n /= 8;
+
+    const json_t *b = json_array_get(offsets, 0), *f = json_array_get(offsets, 1);
+    if (json_array_size(offsets) != 2 || !json_is_integer(b) || !json_is_integer(f) ||
+        json_integer_value(b) < 0 || json_integer_value(f) < 0)
+        return pc_fail(PC_ERR_FORMAT, "data_offsets are not two non-negative integers");
+    const uint64_t begin = (uint64_t)json_integer_value(b), end = (uint64_t)json_integer_value(f);
+    if (begin > end)
+        return pc_fail(PC_ERR_FORMAT, "data_offsets [%llu, %llu] run backwards",
+                       (unsigned long long)begin, (unsigned long long)end);
+    if (end > data_size)
+        return pc_fail(PC_ERR_FORMAT, "data end at %llu, but the file holds %zu bytes of data",
+                       (unsigned long long)end, data_size);
+    if (end - begin != n)
+        return pc_fail(PC_ERR_FORMAT, "data_offsets hold %llu bytes, dtype and shape need %llu",
+                       (unsigned long long)(end - begin), (unsigned long long)n);
+    e->data = data + begin;
+    e->bytes = (size_t)n;
+    return PC_OK;
+}
+
+static int by_data(const void *a, const void *b)
+{
+    const pc_st_entry *x = a, *y = b;
+    const unsigned char *p = x->data, *q = y->data;
+    if (p != q) return p < q ? -1 : 1;
+    return x->bytes < y->bytes ? -1 : x->bytes > y->bytes; // empty ones first
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const pc_st_entry *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+// Together the entries must cover the data: no holes, no overlap, nothing behind the last.
+static pc_status check_cover(pc_st_entry *list, int64_t n, const unsigned char *data, size_t size)
+{
+    if (n > 1) qsort(list, (size_t)n, sizeof *list, by_data);
+    const unsigned char *end = data;
+    for (int64_t i = 0; i < n; i++) {
+        const unsigned char *begin = list[i].data;
+        if (begin != end)
+            return pc_fail(PC_ERR_FORMAT, "tensor '%.200s' begins at byte %zu, %s at %zu",
+                           list[i].name, (size_t)(begin - data),
+                           begin < end ? "overlapping the one that ends"
+                                       : "leaving a hole after the one that ends",
+                           (size_t)(end - data));
+        end = begin + list[i].bytes;
+    }
+    if (end != data + size)
+        return pc_fail(PC_ERR_FORMAT,
+                       "%zu bytes behind the last tensor (data are %zu bytes, tensors %zu)",
+                       (size_t)(data + size - end), size, (size_t)(end - data));
+    return PC_OK;
+}
+
+static pc_status reserve(pc_safetensors *s, size_t more)
+{
+    const size_t want = (size_t)s->count + more;
+    if (want <= (size_t)s->capacity) return PC_OK;
+    pc_st_entry *list = realloc(s->list, want * sizeof *list);
+    if (!list) return pc_fail(PC_ERR_MEMORY, "table of %zu tensors", want);
+    s->list = list;
+    s->capacity = (int64_t)want;
+    return PC_OK;
+}
+
+// Maps one file and appends its entries.
+static pc_status add_file(pc_safetensors *s, const char *path)
+{
+    pc_status st = PC_OK;
+    mapping *files = realloc(s->file, (size_t)(s->files + 1) * sizeof *files);
+    if (!files) return pc_fail(PC_ERR_MEMORY, "table of files");
+    s->file = files;
+    mapping *m = &s->file[s->files++];
+    *m = (mapping){0};
+
+    size_t start = 0;
+    if ((st = map_file(m, path)) || (st = parse_header(m, &start)) ||
+        (st = reserve(s, json_object_size(m->header))))
+        return st;
+    const unsigned char *data = m->base + start;
+    const size_t size = m->size - start;
+    const int64_t first = s->count;
+    const char *name;
+    json_t *v;
+    json_object_foreach(m->header, name, v)
+    {
+        if (!strcmp(name, "__metadata__")) {
+            if ((st = check_metadata(v))) return st;
+            continue;
+        }
+        if ((st = parse_entry(&s->list[s->count], name, v, data, size)))
+            return pc_context(st, "tensor '%.200s'", name);
+        s->count++;
+    }
+    return check_cover(s->list + first, s->count - first, data, size);
+}
+
+static pc_status open_single(pc_safetensors *s, const char *path)
+{
+    pc_status st = add_file(s, path);
+    if (!st && s->count > 1) qsort(s->list, (size_t)s->count, sizeof *s->list, by_name);
+    return st;
+}
+
+/* ---- sharded sets ---- */
+
+static pc_status folder_of(char *out, size_t size, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    const size_t n = slash ? (size_t)(slash - path) : 1;
+    if (n + 1 > size) return pc_fail(PC_ERR_INPUT, "path is too long: '%s'", path);
+    if (!slash)
+        strcpy(out, ".");
+    else if (n == 0)
+        strcpy(out, "/");
+    else {
+        memcpy(out, path, n);
+        out[n] = '\0';
+    }
+    return PC_OK;
+}
+
+static pc_status load_index(json_t **out, const json_t **map, const char *path)
+{
+    char *text = NULL;
+    size_t size = 0;
+    json_error_t e;
+    pc_status st = pc_file_read(&text, &size, path, HEADER_MAX);
+    if (st) return st;
+    *out = json_loadb(text, size, JSON_REJECT_DUPLICATES, &e);
+    free(text);
+    if (!*out)
+        return pc_fail(PC_ERR_FORMAT, "not valid JSON: line %d, column %d: %s", e.line, e.column,
+                       e.text);
+    *map = json_object_get(*out, "weight_map");
+    if (!json_is_object(*map)) return pc_fail(PC_ERR_FORMAT, "no object \"weight_map\"");
+    return PC_OK;
+}
+
+// Opens one shard and keeps those of its tensors that the map sends there.
+static pc_status add_shard(pc_safetensors *s, const json_t *map, const char *dir, const char *file)
+{
+    char path[PATH_MAX];
+    if (snprintf(path, sizeof path, "%s/%s", dir, file) >= (int)sizeof path)
+        return pc_fail(PC_ERR_INPUT, "path is too long");
+    const int64_t first = s->count;
+    pc_status st = add_file(s, path);
+    if (st) return st;
+    int64_t kept = first, extra = 0;
+    const char *extra_name = NULL;
+    for (int64_t i = first; i < s->count; i++) {
+        const char *where = json_string_value(json_object_get(map, s->list[i].name));
+        if (where && !strcmp(where, file)) {
+            s->list[kept++] = s->list[i];
+        } else if (extra++ == 0) {
+            extra_name = s->list[i].name;
+        }
+    }
+    s->count = kept;
+    if (extra)
+        pc_warn("'%s' holds %lld tensors that the index does not send there (left out): '%.200s'%s",
+                path, (long long)extra, extra_name, extra > 1 ? ", ..." : "");
+    return PC_OK;
+}
+
+static pc_status open_index(pc_safetensors *s, const char *path)
+{
+    json_t *index = NULL, *seen = json_object();
+    const json_t *map = NULL;
+    char dir[PATH_MAX];
+    pc_status st = PC_OK;
+    if (!seen) return pc_fail(PC_ERR_MEMORY, "table of shards");
+    if ((st = folder_of(dir, sizeof dir, path)) || (st = load_index(&index, &map, path))) goto out;
+
+    const char *name;
+    json_t *v;
+    json_object_foreach((json_t *)map, name, v)
+    {
+        const char *file = json_string_value(v);
+        if (!file || !*file || strchr(file, '/') || strchr(file, '\\') || !strcmp(file, "..") ||
+            !strcmp(file, ".")) {
+            st = pc_fail(PC_ERR_FORMAT,
+                         "weight_map of '%.200s' is %.200s, expected a plain file name", name,
+                         file ? file : "not a string");
+            goto out;
+        }
+        if (json_object_get(seen, file)) continue;
+        if (json_object_size(seen) >= SHARDS_MAX) {
+            st = pc_fail(PC_ERR_FORMAT, "weight_map names more than %d files", SHARDS_MAX);
+            goto out;
+        }
+        if (json_object_set_new(seen, file, json_true()) != 0) {
+            st = pc_fail(PC_ERR_MEMORY, "table of shards");
+            goto out;
+        }
+        if ((st = add_shard(s, map, dir, file))) {
+            st = pc_context(st, "shard '%s'", file);
+            goto out;
+        }
+    }
+    if (s->count > 1) qsort(s->list, (size_t)s->count, sizeof *s->list, by_name);
+    json_object_foreach((json_t *)map, name, v) if (!pc_safetensors_find(s, name))
+    {
+        st = pc_fail(PC_ERR_FORMAT, "tensor '%.200s' is not in '%s', where weight_map has it", name,
+                     json_string_value(v));
+        break;
+    }
+out:
+    json_decref(index);
+    json_decref(seen);
+    return st;
+}
+
+/* ---- opening ---- */
+
+pc_status pc_safetensors_open(pc_safetensors **out, const char *path)
+{
+    *out = NULL;
+    pc_safetensors *s = calloc(1, sizeof *s);
+    if (!s) return pc_fail(PC_ERR_MEMORY, "safetensors handle");
+    const size_t n = strlen(path);
+    const bool index = n > 5 && !strcmp(path + n - 5, ".json");
+    pc_status st = index ? open_index(s, path) : open_single(s, path);
+    if (st) {
+        pc_safetensors_close(s);
+        return pc_context(st, "'%s'", path);
+    }
+    *out = s;
+    return PC_OK;
+}
+
+pc_status pc_safetensors_open_dir(pc_safetensors **out, const char *dir)
+{
+    static const char *const names[] = {"model.safetensors", "model.safetensors.index.json"};
+    char path[PATH_MAX];
+    *out = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (snprintf(path, sizeof path, "%s/%s", dir, names[i]) >= (int)sizeof path)
+            return pc_fail(PC_ERR_INPUT, "path is too long: '%s'", dir);
+        if (pc_file_exists(path)) return pc_safetensors_open(out, path);
+    }
+    if (snprintf(path, sizeof path, "%s/pytorch_model.bin", dir) < (int)sizeof path &&
+        pc_file_exists(path))
+        return pc_fail(PC_ERR_FORMAT,
+                       "'%s' has only pytorch_model.bin; convert it to model.safetensors first",
+                       dir);
+    return pc_fail(PC_ERR_INPUT, "'%s' has neither %s nor %s", dir, names[0], names[1]);
+}
+
+void pc_safetensors_close(pc_safetensors *s)
+{
+    if (!s) return;
+    for (int i = 0; i < s->files; i++) {
+        json_decref(s->file[i].header);
+        if (s->file[i].base) munmap(s->file[i].base, s->file[i].size);
+    }
+    free(s->file);
+    free(s->list);
+    free(s);
+}
+
+int64_t pc_safetensors_count(const pc_safetensors *s)
+{
+    return s->count;
+}
+
+const pc_st_entry *pc_safetensors_at(const pc_safetensors *s, int64_t i)
+{
+    PC_ASSERT(i >= 0 && i < s->count, "entry %lld of %lld", (long long)i, (long long)s->count);
+    return &s->list[i];
+}
+
+const pc_st_entry *pc_safetensors_find(const pc_safetensors *s, const char *name)
+{
+    const pc_st_entry key = {.name = name};
+    if (!s->count) return NULL;
+    return bsearch(&key, s->list, (size_t)s->count, sizeof key, by_name);
+}
+
+/* ---- numbers ---- */
+
+static pc_status check_count(const pc_st_entry *e, int64_t n)
+{
+    int64_t have = 1;
+    for (int i = 0; i < e->rank; i++) have *= e->dim[i]; // fits: checked against the file
+    if (have != n)
+        return pc_fail(PC_ERR_FORMAT, "tensor '%.200s' has %lld elements, expected %lld", e->name,
+                       (long long)have, (long long)n);
+    return PC_OK;
+}
+
+static uint64_t read_uint(const unsigned char *p, unsigned bytes)
+{
+    uint64_t v = 0;
+    for (unsigned i = bytes; i-- > 0;) v = v << 8 | p[i];
+    return v;
+}
+
+static int64_t sign_extend(uint64_t v, unsigned bytes)
+{
+    const uint64_t top = UINT64_C(1) << (8 * bytes - 1);
+    return (int64_t)((v ^ top) - top);
+}
+
+static float bits_f32(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+// binary16: 1 sign, 5 exponent (bias 15), 10 fraction bits.
+static float half_f32(uint32_t h)
+{
+    const uint32_t sign = (h & 0x8000u) << 16, exp = h >> 10 & 31u, frac = h & 0x3FFu;
+    if (exp == 31) return bits_f32(sign | 0x7F800000u | frac << 13);
+    if (exp) return bits_f32(sign | (exp + 112u) << 23 | frac << 13);
+    const float f = (float)frac * 0x1p-24f;
+    return sign ? -f : f;
+}
+
+static bool is_signed_int(const char *t)
+{
+    return t[0] == 'I';
+}
+
+static bool is_int(const char *t)
+{
+    return t[0] == 'I' || t[0] == 'U' || !strcmp(t, "BOOL");
+}
+
+pc_status pc_st_floats(float *out, const pc_st_entry *e, int64_t n)
+{
+    pc_status st = check_count(e, n);
+    if (st) return st;
+    const unsigned char *p = e->data;
+    const unsigned bytes = dtype_bits(e->dtype) / 8;
+    if (!n) return PC_OK;
+    if (!strcmp(e->dtype, "F32")) {
+        memcpy(out, p, (size_t)n * sizeof *out);
+    } else if (!strcmp(e->dtype, "BF16")) {
+        for (int64_t i = 0; i < n; i++) out[i] = bits_f32((uint32_t)read_uint(p + 2 * i, 2) << 16);
+    } else if (!strcmp(e->dtype, "F16")) {
+        for (int64_t i = 0; i < n; i++) out[i] = half_f32((uint32_t)read_uint(p + 2 * i, 2));
+    } else if (!strcmp(e->dtype, "F64")) {
+        for (int64_t i = 0; i < n; i++) {
+            double d;
+            memcpy(&d, p + 8 * i, sizeof d);
+            out[i] = (float)d;
+        }
+    } else if (is_int(e->dtype)) {
+        for (int64_t i = 0; i < n; i++) {
+            const uint64_t v = read_uint(p + bytes * i, bytes);
+            out[i] = is_signed_int(e->dtype) ? (float)sign_extend(v, bytes) : (float)v;
+        }
+    } else {
+        return pc_fail(PC_ERR_FORMAT, "tensor '%.200s' is %s, which is not read as numbers",
+                       e->name, e->dtype);
+    }
+    return PC_OK;
+}
+
+pc_status pc_st_ints(int32_t *out, const pc_st_entry *e, int64_t n)
+{
+    pc_status st = check_count(e, n);
+    if (st) return st;
+    if (!is_int(e->dtype))
+        return pc_fail(PC_ERR_FORMAT, "tensor '%.200s' is %s, expected integers", e->name,
+                       e->dtype);
+    const unsigned char *p = e->data;
+    const unsigned bytes = dtype_bits(e->dtype) / 8;
+    for (int64_t i = 0; i < n; i++) {
+        const uint64_t u = read_uint(p + bytes * i, bytes);
+        const bool big = !is_signed_int(e->dtype) && u > INT32_MAX;
+        const int64_t v = is_signed_int(e->dtype) ? sign_extend(u, bytes) : (int64_t)u;
+        if (big || v < INT32_MIN || v > INT32_MAX)
+            return pc_fail(PC_ERR_FORMAT, "tensor '%.200s': element %lld does not fit 32 bits",
+                           e->name, (long long)i);
+        out[i] = (int32_t)v;
+    }
+    return PC_OK;
+}
+
+/* ---- writing ---- */
+
+static const char *dtype_text(pc_dtype t)
+{
+    switch (t) {
+    case PC_F32: return "F32";
+    case PC_F64: return "F64";
+    case PC_BF16: return "BF16";
+    case PC_F16: return "F16";
+    case PC_I32: return "I32";
+    case PC_I64: return "I64";
+    case PC_U8: return "U8";
+    }
+    PC_ASSERT(false, "dtype %d", (int)t);
+    return NULL;
+}
+
+// Large items first keeps every tensor aligned to its item; then by name.
+static int by_item_then_name(const void *a, const void *b)
+{
+    const pc_st_out *x = *(const pc_st_out *const *)a, *y = *(const pc_st_out *const *)b;
+    const size_t p = pc_dtype_size(x->dtype), q = pc_dtype_size(y->dtype);
+    if (p != q) return p > q ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+static pc_status out_bytes(size_t *bytes, const pc_st_out *t)
+{
+    size_t n = pc_dtype_size(t->dtype);
+    if (t->rank < 0 || t->rank > RANK_MAX)
+        return pc_fail(PC_ERR_INPUT, "tensor '%s' has rank %d, at most %d", t->name, t->rank,
+                       RANK_MAX);
+    for (int i = 0; i < t->rank; i++)
+        if (t->dim[i] < 0 || __builtin_mul_overflow(n, (size_t)t->dim[i], &n))
+            return pc_fail(PC_ERR_INPUT, "tensor '%s': dimension %d is %lld", t->name, i,
+                           (long long)t->dim[i]);
+    *bytes = n;
+    return PC_OK;
+}
+
+static pc_status header_metadata(json_t *header, const char *metadata_json)
+{
+    json_error_t e;
+    json_t *meta =
+        metadata_json ? json_loads(metadata_json, JSON_REJECT_DUPLICATES, &e) : json_object();
+    if (!meta) return pc_fail(PC_ERR_INPUT, "metadata is not a JSON object");
+    pc_status st = check_metadata(meta);
+    if (!st && !json_object_get(meta, "format") &&
+        json_object_set_new(meta, "format", json_string("pt")) != 0)
+        st = pc_fail(PC_ERR_MEMORY, "metadata");
+    if (!st && json_object_set(header, "__metadata__", meta) != 0)
+        st = pc_fail(PC_ERR_MEMORY, "metadata");
+    json_decref(meta);
+    return st;
+}
+
+static pc_status header_entry(json_t *header, const pc_st_out *t, size_t begin, size_t end)
+{
+    json_t *shape = json_array();
+    for (int i = 0; shape && i < t->rank; i++)
+        if (json_array_append_new(shape, json_integer(t->dim[i])) != 0) {
+            json_decref(shape);
+            return pc_fail(PC_ERR_MEMORY, "header");
+        }
+    json_t *v = json_pack("{s:s, s:o, s:[I,I]}", "dtype", dtype_text(t->dtype), "shape", shape,
+                          "data_offsets", (json_int_t)begin, (json_int_t)end);
+    if (!v) return pc_fail(PC_ERR_MEMORY, "header");
+    if (json_object_set_new(header, t->name, v) != 0)
+        return pc_fail(PC_ERR_INPUT, "tensor name '%s' is not valid UTF-8", t->name);
+    return PC_OK;
+}
+
+// The header as text, padded with spaces to a multiple of 8; malloc'ed.
+static pc_status header_text(char **out, size_t *length, const pc_st_out *const *order, int64_t n,
+                             const char *metadata_json)
+{
+    pc_status st = PC_OK;
+    json_t *header = json_object();
+    char *text = NULL;
+    if (!header) return pc_fail(PC_ERR_MEMORY, "header");
+    if ((st = header_metadata(header, metadata_json))) goto out;
+    size_t at = 0;
+    for (int64_t i = 0; i < n; i++) {
+        size_t bytes = 0;
+        if (!order[i]->name[0] || json_object_get(header, order[i]->name)) {
+            st = pc_fail(PC_ERR_INPUT, "tensor name '%s' is empty or used twice", order[i]->name);
+            goto out;
+        }
+        if ((st = out_bytes(&bytes, order[i])) ||
+            (st = header_entry(header, order[i], at, at + bytes)))
+            goto out;
+        at += bytes;
+    }
+    text = json_dumps(header, JSON_COMPACT);
+    const size_t len = text ? strlen(text) : 0, padded = (len + 7) / 8 * 8;
+    char *grown = text ? realloc(text, padded + 1) : NULL;
+    if (!grown) {
+        st = pc_fail(PC_ERR_MEMORY, "header");
+        goto out;
+    }
+    text = NULL;
+    memset(grown + len, ' ', padded - len);
+    grown[padded] = '\0';
+    *out = grown;
+    *length = padded;
+out:
+    free(text);
+    json_decref(header);
+    return st;
+}
+
+static pc_status write_all(const char *tmp, const char *header, size_t length,
+                           const pc_st_out *const *order, int64_t n)
+{
+    FILE *f = fopen(tmp, "wbe");
+    if (!f) return pc_fail_errno("cannot create '%s'", tmp);
+    unsigned char le[8];
+    for (int i = 0; i < 8; i++) le[i] = (unsigned char)((uint64_t)length >> (8 * i));
+    bool ok = fwrite(le, 1, 8, f) == 8 && fwrite(header, 1, length, f) == length;
+    for (int64_t i = 0; ok && i < n; i++) {
+        size_t bytes = 0;
+        if (out_bytes(&bytes, order[i])) break; // checked before: cannot fail here
+        ok = !bytes || fwrite(order[i]->data, 1, bytes, f) == bytes;
+    }
+    const int error = ok ? 0 : errno;
+    if (fclose(f) != 0 && ok) return pc_fail_errno("cannot write '%s'", tmp);
+    errno = error;
+    return ok ? PC_OK : pc_fail_errno("cannot write '%s'", tmp);
+}
+
+pc_status pc_safetensors_write(const char *path, const pc_st_out *list, int64_t n,
+                               const char *metadata_json)
+{
+    PC_ASSERT(n >= 0, "%lld tensors", (long long)n);
+    char tmp[PATH_MAX] = "", *header = NULL;
+    size_t length = 0;
+    pc_status st = PC_OK;
+    const pc_st_out **order = malloc((size_t)(n ? n : 1) * sizeof *order);
+    if (!order) return pc_fail(PC_ERR_MEMORY, "table of %lld tensors", (long long)n);
+    for (int64_t i = 0; i < n; i++) order[i] = &list[i];
+    if (n > 1) qsort(order, (size_t)n, sizeof *order, by_item_then_name);
+
+    if ((st = header_text(&header, &length, order, n, metadata_json)) ||
+        (st = pc_file_temp(tmp, sizeof tmp, path)))
+        goto out;
+    if ((st = write_all(tmp, header, length, order, n)) || (st = pc_file_commit(tmp, path)))
+        unlink(tmp);
+out:
+    free(header);
+    free(order);
+    return st ? pc_context(st, "'%s'", path) : PC_OK;
+}
