@@ -1,0 +1,105 @@
+/*
+ * gemm.c - the matrix product over OpenBLAS (gemm.h).
+ */
+#include <cblas.h>
+#include <limits.h>
+#include <pthread.h>
+
+#include "model/ops/cpu/gemm.h"
+
+// Pieces of C are multiples of this many rows or columns: OpenBLAS works in blocks of that order.
+enum { GEMM_GRAIN = 32 };
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void one_blas_thread(void)
+{
+    openblas_set_num_threads(1);
+}
+
+static int narrow(int64_t v, const char *what)
+{
+    PC_ASSERT(v >= 0 && v <= INT_MAX, "BLAS takes %s up to %d, got %lld", what, INT_MAX,
+              (long long)v);
+    return (int)v;
+}
+
+typedef struct gemm_job {
+    bool f64, trans_a, trans_b, by_rows;
+    int64_t M, N, K, lda, ldb, ldc;
+    double alpha, beta;
+    const void *A, *B;
+    void *C;
+} gemm_job;
+
+// Rows or columns [begin, end) of C.
+static void gemm_piece(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const gemm_job *j = arg;
+    (void)worker;
+    const int64_t count = end - begin;
+    const int64_t a = j->by_rows ? begin * (j->trans_a ? 1 : j->lda) : 0;
+    const int64_t b = j->by_rows ? 0 : begin * (j->trans_b ? j->ldb : 1);
+    const int64_t c = j->by_rows ? begin * j->ldc : begin;
+    const int M = narrow(j->by_rows ? count : j->M, "rows");
+    const int N = narrow(j->by_rows ? j->N : count, "columns");
+    const int K = narrow(j->K, "terms"), lda = narrow(j->lda, "a stride");
+    const int ldb = narrow(j->ldb, "a stride"), ldc = narrow(j->ldc, "a stride");
+    const CBLAS_TRANSPOSE ta = j->trans_a ? CblasTrans : CblasNoTrans;
+    const CBLAS_TRANSPOSE tb = j->trans_b ? CblasTrans : CblasNoTrans;
+    if (j->f64)
+        cblas_dgemm(CblasRowMajor, ta, tb, M, N, K, j->alpha, (const double *)j->A + a, lda,
+                    (const double *)j->B + b, ldb, j->beta, (double *)j->C + c, ldc);
+    else
+        cblas_sgemm(CblasRowMajor, ta, tb, M, N, K, (float)j->alpha, (const float *)j->A + a, lda,
+                    (const float *)j->B + b, ldb, (float)j->beta, (float *)j->C + c, ldc);
+}
+
+static void gemm(pc_pool *pool, gemm_job *j)
+{
+    if (j->M == 0 || j->N == 0) return;
+    pthread_once(&once, one_blas_thread);
+    j->by_rows = j->M >= j->N;
+    pc_parallel(pool, j->by_rows ? j->M : j->N, GEMM_GRAIN, gemm_piece, j);
+}
+
+void pc_gemm_f32(pc_pool *pool, bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K,
+                 float alpha, const float *A, int64_t lda, const float *B, int64_t ldb, float beta,
+                 float *C, int64_t ldc)
+{
+    gemm_job j = {.trans_a = trans_a,
+                  .trans_b = trans_b,
+                  .M = M,
+                  .N = N,
+                  .K = K,
+                  .alpha = alpha,
+                  .A = A,
+                  .lda = lda,
+                  .B = B,
+                  .ldb = ldb,
+                  .beta = beta,
+                  .C = C,
+                  .ldc = ldc};
+    gemm(pool, &j);
+}
+
+void pc_gemm_f64(pc_pool *pool, bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K,
+                 double alpha, const double *A, int64_t lda, const double *B, int64_t ldb,
+                 double beta, double *C, int64_t ldc)
+{
+    gemm_job j = {.f64 = true,
+                  .trans_a = trans_a,
+                  .trans_b = trans_b,
+                  .M = M,
+                  .N = N,
+                  .K = K,
+                  .alpha = alpha,
+                  .A = A,
+                  .lda = lda,
+                  .B = B,
+                  .ldb = ldb,
+                  .beta = beta,
+                  .C = C,
+                  .ldc = ldc};
+    gemm(pool, &j);
+}
