@@ -11,18 +11,22 @@
 #include "model/networks/model.h"
 
 // One of their tensors: rows [row, row + dim[0]) of our parameter `ours` viewed as (rows, rest), dense; their
-// shape may differ in rank ([C,3,p,p] for our (C,3p^2)).
+// shape may differ in rank ([C,3,p,p] for our (C,3p^2)). Both sides are dense, so the copy is one run of numbers:
+// `count` of theirs from `offset` on <-> ours from row `row` on. Usually offset 0 and count all of theirs; a tensor
+// of theirs that is split over two of ours (SigLIP's in_proj: query; key and value) has two entries of one name.
 typedef struct pc_alias {
     char theirs[192];
     char ours[PC_NAME_MAX];
     int rank;
-    int64_t dim[PC_MAX_RANK + 1];
-    int64_t row; // first row of ours
+    int64_t dim[PC_MAX_RANK + 1]; // the whole of theirs
+    int64_t row;                  // first row of ours
+    int64_t offset, count;        // elements of theirs
 } pc_alias;
 
 typedef struct pc_aliases {
     pc_alias *list;
     int count, capacity;
+    pc_status status; // the first failure while listing (no memory); pc_family.aliases returns it
 } pc_aliases;
 
 typedef struct pc_family {
@@ -46,7 +50,13 @@ pc_status pc_family_from_config(const pc_family **family, pc_model_config *out, 
 // For family files: add one alias (printf name), by whole parameter or by rows.
 void pc_alias_add(pc_aliases *a, const char *ours, int64_t row, int rank, const int64_t *dim,
                   const char *fmt, ...) PC_PRINTF(6, 7);
+// The same for `count` elements of theirs from `offset` on.
+void pc_alias_add_part(pc_aliases *a, const char *ours, int64_t row, int64_t offset, int64_t count,
+                       int rank, const int64_t *dim, const char *fmt, ...) PC_PRINTF(8, 9);
 void pc_aliases_close(pc_aliases *a);
+int64_t pc_alias_numel(const pc_alias *a); // elements of theirs; 1 for rank 0
+// Where the entry's run of numbers begins in our parameter's tensor (its weight, gradient or moment, dense f32).
+float *pc_alias_data(const pc_alias *a, pc_tensor ours);
 
 // config.json helpers with defaults; a value of the wrong type or outside [min, max] is PC_ERR_FORMAT naming the key.
 pc_status pc_json_int(int64_t *out, const json_t *o, const char *key, int64_t def, int64_t min,

@@ -1,0 +1,40 @@
+/*
+ * parts.h - what several families share: CLIP-named encoders, Llama-named decoders.
+ *
+ *   parts.c    encoder layers of CLIP and SigLIP; CLIP's vision tower
+ *   llama.c    Llama-shaped decoders (llama, mistral, qwen2), alone or inside a vision-language model
+ */
+#ifndef PC_FAMILIES_PARTS_H
+#define PC_FAMILIES_PARTS_H
+
+#include "model/families/families.h"
+
+// The object under `key`, or under `key`_dict, which very old files have and which wins. Absent: *out is
+// NULL, every key takes its class default.
+pc_status pc_json_section(const json_t **out, const json_t *json, const char *key);
+
+// A CLIP vision tower (head PC_HEAD_NONE: the caller sets it) and its tensors below `theirs`, which ends in
+// a dot ("vision_model."); ours are below "vision.".
+pc_status pc_family_clip_vision(pc_vision_config *out, const json_t *vision);
+void pc_family_clip_vision_aliases(pc_aliases *out, const pc_vision_config *c, const char *theirs);
+
+// L encoder layers "<theirs>i.{layer_norm1, self_attn.{q,k,v,out}_proj, layer_norm2, mlp.{fc1,fc2}}" into
+// "<ours>.blocks.i".
+void pc_family_encoder_aliases(pc_aliases *out, int64_t L, int64_t C, int64_t F, const char *ours,
+                               const char *theirs);
+// "<theirs>.weight" and "<theirs>.bias" of a linear (O,I) or, with I = 0, of a norm (O), into "<ours>.*",
+// rows from `row` on.
+void pc_family_pair(pc_aliases *out, const char *ours, int64_t row, const char *theirs, int64_t O,
+                    int64_t I);
+
+// A decoder from a text config; the defaults are those of its model_type (llama, mistral, qwen2). Tensors
+// below `prefix`, which ends in a dot ("model."); the head's name is whole and unused when tied.
+pc_status pc_family_decoder(pc_decoder_config *out, const json_t *text);
+void pc_family_decoder_aliases(pc_aliases *out, const pc_decoder_config *c, const char *prefix,
+                               const char *head);
+
+// The table's rows.
+extern const pc_family pc_family_clip, pc_family_siglip, pc_family_llava, pc_family_llava_original,
+    pc_family_llama, pc_family_mistral, pc_family_qwen2;
+
+#endif
