@@ -23,6 +23,10 @@ typedef struct pc_rng_key {
     uint64_t seed, stream, step;
 } pc_rng_key;
 
+// The bijection itself, ten rounds on counter c under key k; and the words that stand for a key and a
+// block, for kernels that run many blocks side by side.
+void pc_philox4x32(const uint32_t k[2], const uint32_t c[4], uint32_t out[4]);
+void pc_rng_words(const pc_rng_key *key, uint64_t block, uint32_t k[2], uint32_t c[4]);
 // Four 32-bit words of block `block` of the key.
 void pc_philox(const pc_rng_key *key, uint64_t block, uint32_t out[4]);
 uint32_t pc_rng_u32(const pc_rng_key *key, uint64_t index);   // word index%4 of block index/4
