@@ -178,6 +178,7 @@ static double relative_error(gradcheck *g, const gradcheck_var *v, gradcheck_run
 
 bool gradcheck_passes(gradcheck *g, gradcheck_run *run, void *arg, double tolerance)
 {
+    gradcheck_once(g, run, arg, true); // so that the arenas' peaks are known, and can be filled
     for (int k = 0; k < g->count; k++) {
         const gradcheck_var *v = &g->var[k];
         for (int64_t i = 0; i < pc_numel(v->g); i++)

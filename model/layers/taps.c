@@ -1,0 +1,71 @@
+/*
+ * taps.c - copies of activations under dotted names.
+ */
+#include "model/layers/taps.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+size_t pc_tap_push(pc_ctx *ctx, const char *fmt, ...)
+{
+    pc_taps *t = ctx->taps;
+    if (!t) return 0;
+    const size_t length = strlen(t->prefix);
+    va_list args;
+    va_start(args, fmt);
+    const int n = vsnprintf(t->prefix + length, sizeof t->prefix - length, fmt, args);
+    va_end(args);
+    PC_ASSERT(n >= 0 && length + (size_t)n + 1 < sizeof t->prefix, "prefix '%s' is too long",
+              t->prefix);
+    strcat(t->prefix, ".");
+    return length;
+}
+
+void pc_tap_pop(pc_ctx *ctx, size_t length)
+{
+    if (ctx->taps) ctx->taps->prefix[length] = '\0';
+}
+
+void pc_tap_add(pc_ctx *ctx, pc_tensor x, const char *fmt, ...)
+{
+    pc_taps *t = ctx->taps;
+    if (!t || ctx->act->dry) return;
+    if (t->count == t->capacity) {
+        t->capacity = t->capacity ? 2 * t->capacity : 64;
+        t->list = realloc(t->list, (size_t)t->capacity * sizeof *t->list);
+        PC_ASSERT(t->list, "no memory for %d taps", t->capacity);
+    }
+    pc_tap *tap = &t->list[t->count];
+    va_list args;
+    va_start(args, fmt);
+    const size_t length = (size_t)snprintf(tap->name, sizeof tap->name, "%s", t->prefix);
+    vsnprintf(tap->name + length, sizeof tap->name - length, fmt, args);
+    va_end(args);
+
+    const size_t unit = pc_dtype_size(x.dtype), row = (size_t)pc_row_len(x) * unit;
+    pc_tensor copy = x;
+    copy.stride = pc_row_len(x);
+    copy.data = malloc((size_t)pc_numel(x) * unit + 1);
+    PC_ASSERT(copy.data, "no memory for tap '%s'", tap->name);
+    for (int64_t n = 0; n < x.dim[0]; n++)
+        memcpy((char *)copy.data + (size_t)n * row,
+               (const char *)x.data + n * x.stride * (int64_t)unit, row);
+    tap->value = copy;
+    t->count++;
+}
+
+const pc_tensor *pc_tap_find(const pc_taps *t, const char *name)
+{
+    for (int i = t->count - 1; i >= 0; i--) // the newest of a name
+        if (!strcmp(t->list[i].name, name)) return &t->list[i].value;
+    return NULL;
+}
+
+void pc_taps_close(pc_taps *t)
+{
+    for (int i = 0; i < t->count; i++) free(t->list[i].value.data);
+    free(t->list);
+    *t = (pc_taps){0};
+}
