@@ -1,0 +1,258 @@
+/*
+ * llava.c - LlavaForConditionalGeneration and the original LLaVA-1.5 files (spec: llava.md 7, 8).
+ *
+ * One table of prefixes is all that differs between the layouts. The layout is decided by the tensors of a file,
+ * never by a version: the loader tries the variants in this order. The first is the one we write.
+ */
+#include "model/families/parts.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define D1(a)                                                                                      \
+    1, (const int64_t[])                                                                           \
+    {                                                                                              \
+        a                                                                                          \
+    }
+#define D2(a, b)                                                                                   \
+    2, (const int64_t[])                                                                           \
+    {                                                                                              \
+        a, b                                                                                       \
+    }
+
+typedef struct layout {
+    const char *text, *head, *vision;
+    const char *projector; // printf of the number of a linear
+    int first, step;       // ... which runs first, first + step, ...
+} layout;
+
+static const layout layouts[] = {
+    // published files, and what transformers saves by default
+    {"language_model.model.", "language_model.lm_head.weight", "vision_tower.vision_model.",
+     "multi_modal_projector.linear_%lld", 1, 1},
+    // the names that transformers 4.52 and later have in memory
+    {"model.language_model.", "lm_head.weight", "model.vision_tower.vision_model.",
+     "model.multi_modal_projector.linear_%lld", 1, 1},
+    // ... and 5.x, without the inner level of the tower
+    {"model.language_model.", "lm_head.weight", "model.vision_tower.",
+     "model.multi_modal_projector.linear_%lld", 1, 1},
+    {"language_model.model.", "language_model.lm_head.weight", "vision_tower.",
+     "multi_modal_projector.linear_%lld", 1, 1},
+    // the original code
+    {"model.", "lm_head.weight", "model.vision_tower.vision_tower.vision_model.",
+     "model.mm_projector.%lld", 0, 2},
+};
+enum { LAYOUTS = sizeof layouts / sizeof layouts[0], ORIGINAL = LAYOUTS - 1 };
+
+static pc_status aliases(pc_aliases *out, const pc_model_config *config, const layout *l)
+{
+    const pc_vlm_config *c = &config->vlm;
+    const pc_projector_config *p = &c->projector;
+    char us[PC_NAME_MAX], them[128];
+
+    pc_family_clip_vision_aliases(out, &c->vision, l->vision);
+    for (int64_t i = 0; i < p->depth; i++) {
+        const int64_t I = i ? p->out : p->in;
+        snprintf(us, sizeof us, "projector.linear.%lld", (long long)i);
+        if (p->depth == 1 && l->step == 2) // the original `linear` is no sequence
+            snprintf(them, sizeof them, "model.mm_projector");
+        else
+            snprintf(them, sizeof them, l->projector, (long long)(l->first + i * l->step));
+        if (p->bias) {
+            pc_family_pair(out, us, 0, them, p->out, I);
+        } else {
+            strcat(us, ".weight");
+            pc_alias_add(out, us, 0, D2(p->out, I), "%s.weight", them);
+        }
+    }
+    pc_family_decoder_aliases(out, &c->decoder, l->text, l->head);
+    return out->status;
+}
+
+static pc_status llava_aliases(pc_aliases *out, const pc_model_config *config, int variant)
+{
+    PC_ASSERT(variant >= 0 && variant < LAYOUTS, "variant %d of %d", variant, (int)LAYOUTS);
+    return aliases(out, config, &layouts[variant]);
+}
+
+// Original files come first for their own family.
+static pc_status original_aliases(pc_aliases *out, const pc_model_config *config, int variant)
+{
+    (void)variant;
+    return aliases(out, config, &layouts[ORIGINAL]);
+}
+
+// hidden_states has L + 1 entries; an index counts from either end, a list of one is that one.
+static pc_status feature_layer(int64_t *out, const json_t *json, const char *key, int64_t L)
+{
+    const json_t *v = json_object_get(json, key);
+    int64_t k = -2;
+
+    if (json_is_array(v)) {
+        if (json_array_size(v) != 1 || !json_is_integer(json_array_get(v, 0)))
+            return pc_fail(PC_ERR_FORMAT,
+                           "key '%s': a list of %zu; features of one layer are supported", key,
+                           json_array_size(v));
+        k = json_integer_value(json_array_get(v, 0));
+    } else {
+        const pc_status st = pc_json_int(&k, json, key, -2, -(L + 1), L);
+        if (st) return st;
+    }
+    if (k < -(L + 1) || k > L)
+        return pc_fail(PC_ERR_FORMAT, "key '%s': %lld; the tower has %lld layers", key,
+                       (long long)k, (long long)L);
+    *out = k < 0 ? k : k - (L + 1);
+    return PC_OK;
+}
+
+static pc_status text_choice(const char **out, const json_t *json, const char *key, const char *def)
+{
+    const json_t *v = json_object_get(json, key);
+    if (v && !json_is_null(v) && !json_is_string(v))
+        return pc_fail(PC_ERR_FORMAT, "key '%s': expected a string", key);
+    *out = json_is_string(v) ? json_string_value(v) : def;
+    return PC_OK;
+}
+
+static pc_status llava_config(pc_model_config *out, const json_t *json)
+{
+    pc_vlm_config *c = &out->vlm;
+    const json_t *text, *vision;
+    const char *strategy;
+    pc_status st;
+
+    out->kind = PC_MODEL_VLM;
+    if ((st = pc_json_section(&text, json, "text_config")) ||
+        (st = pc_json_section(&vision, json, "vision_config")))
+        return st;
+    const json_t *tower = json_object_get(vision, "model_type");
+    if (json_is_string(tower) && strcmp(json_string_value(tower), "clip_vision_model"))
+        return pc_fail(PC_ERR_FORMAT,
+                       "vision_config: key 'model_type': \"%s\"; expected clip_vision_model",
+                       json_string_value(tower));
+    if ((st = pc_family_clip_vision(&c->vision, vision))) return pc_context(st, "vision_config");
+    if ((st = pc_family_decoder(&c->decoder, text))) return pc_context(st, "text_config");
+
+    const char *image_key =
+        json_object_get(json, "image_token_index") ? "image_token_index" : "image_token_id";
+    if ((st = pc_json_bool(&c->decoder.tied, json, "tie_word_embeddings", c->decoder.tied)) ||
+        (st = pc_json_int(&c->image_id, json, image_key, 32000, 0, c->decoder.V - 1)) ||
+        (st = feature_layer(&c->feature_layer, json, "vision_feature_layer", c->vision.L)) ||
+        (st = text_choice(&strategy, json, "vision_feature_select_strategy", "default")) ||
+        (st = pc_json_bool(&c->projector.bias, json, "multimodal_projector_bias", true)) ||
+        (st = pc_json_act(&c->projector.act, json, "projector_hidden_act", "gelu")))
+        return st;
+    if (strcmp(strategy, "default") && strcmp(strategy, "full"))
+        return pc_fail(PC_ERR_FORMAT,
+                       "key 'vision_feature_select_strategy': \"%s\"; expected default or full",
+                       strategy);
+    c->keep_class = !strcmp(strategy, "full");
+    c->projector.depth = 2;
+    c->projector.in = c->vision.C;
+    c->projector.out = c->decoder.C;
+    c->projector.std = c->decoder.std;
+    return pc_vlm_validate(c);
+}
+
+// The original config names its tower instead of describing it.
+static pc_status named_tower(pc_vision_config *v, const json_t *json)
+{
+    static const struct {
+        const char *name;
+        int64_t size, patch, C, F, H, L;
+    } towers[] = {
+        {"clip-vit-large-patch14-336", 336, 14, 1024, 4096, 16, 24},
+        {"clip-vit-large-patch14", 224, 14, 1024, 4096, 16, 24},
+        {"clip-vit-base-patch16", 224, 16, 768, 3072, 12, 12},
+        {"clip-vit-base-patch32", 224, 32, 768, 3072, 12, 12},
+    };
+    const char *name;
+    const pc_status st = text_choice(&name, json, "mm_vision_tower", "");
+    if (st) return st;
+
+    const char *slash = strrchr(name, '/');
+    const char *base = slash ? slash + 1 : name;
+    for (size_t i = 0; i < sizeof towers / sizeof towers[0]; i++) {
+        if (strcmp(base, towers[i].name)) continue;
+        *v = (pc_vision_config){
+            .image_size = towers[i].size,
+            .patch = towers[i].patch,
+            .C = towers[i].C,
+            .F = towers[i].F,
+            .H = towers[i].H,
+            .L = towers[i].L,
+            .stem = PC_STEM_PATCH,
+            .class_token = true,
+            .pre_norm = true,
+            .post_norm = true,
+            .act = PC_ACT_QUICK,
+            .eps = 1e-5,
+            .head = PC_HEAD_NONE,
+        };
+        return PC_OK;
+    }
+    return pc_fail(PC_ERR_FORMAT,
+                   "key 'mm_vision_tower': \"%s\"; expected one of OpenAI's CLIP towers, such as "
+                   "openai/clip-vit-large-patch14-336",
+                   name);
+}
+
+static pc_status original_config(pc_model_config *out, const json_t *json)
+{
+    pc_vlm_config *c = &out->vlm;
+    const char *type, *select;
+    long depth = 1;
+    pc_status st;
+
+    out->kind = PC_MODEL_VLM;
+    if ((st = named_tower(&c->vision, json)) || (st = pc_family_decoder(&c->decoder, json)) ||
+        (st = text_choice(&type, json, "mm_projector_type", "linear")) ||
+        (st = text_choice(&select, json, "mm_vision_select_feature", "patch")) ||
+        (st = feature_layer(&c->feature_layer, json, "mm_vision_select_layer", c->vision.L)))
+        return st;
+
+    char rest[8];
+    if (strcmp(type, "linear") && (sscanf(type, "mlp%ldx_%7s", &depth, rest) != 2 ||
+                                   strcmp(rest, "gelu") || depth < 1 || depth > PC_PROJECTOR_MAX))
+        return pc_fail(
+            PC_ERR_FORMAT,
+            "key 'mm_projector_type': \"%s\"; expected linear or mlp<N>x_gelu, N up to %d", type,
+            PC_PROJECTOR_MAX);
+    if (strcmp(select, "patch") && strcmp(select, "cls_patch"))
+        return pc_fail(PC_ERR_FORMAT,
+                       "key 'mm_vision_select_feature': \"%s\"; expected patch or cls_patch",
+                       select);
+    c->keep_class = !strcmp(select, "cls_patch");
+    c->image_id = -200; // no token: the place is marked while the text is laid out
+    c->projector = (pc_projector_config){
+        .depth = depth,
+        .in = c->vision.C,
+        .out = c->decoder.C,
+        .bias = true,
+        .act = PC_ACT_GELU,
+        .std = c->decoder.std,
+    };
+    return pc_vlm_validate(c);
+}
+
+// A tied head may be written out a second time.
+static const char *const llava_ignored[] = {"rotary_emb.inv_freq", "embeddings.position_ids",
+                                            "lm_head.weight", "image_newline", NULL};
+
+const pc_family pc_family_llava = {
+    .name = "llava",
+    .model_type = "llava",
+    .config = llava_config,
+    .aliases = llava_aliases,
+    .variants = LAYOUTS,
+    .ignored = llava_ignored,
+};
+
+const pc_family pc_family_llava_original = {
+    .name = "llava (original)",
+    .model_type = "llava_llama",
+    .config = original_config,
+    .aliases = original_aliases,
+    .variants = 1,
+    .ignored = llava_ignored,
+};
