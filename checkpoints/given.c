@@ -1,0 +1,297 @@
+/*
+ * given.c - input_ids, attention_mask, labels and pixel_values into a batch of ours.
+ */
+#include "checkpoints/given.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// One tensor of the file, with the slice taken.
+typedef struct part {
+    pc_st_entry e;
+    bool there;
+    char name[128];
+} part;
+
+static void entry_shape(char *buf, size_t size, const pc_st_entry *e)
+{
+    size_t used = (size_t)snprintf(buf, size, "(");
+    for (int i = 0; i < e->rank && used < size; i++)
+        used +=
+            (size_t)snprintf(buf + used, size - used, "%s%lld", i ? "," : "", (long long)e->dim[i]);
+    if (used < size) snprintf(buf + used, size - used, ")");
+}
+
+static pc_status take(part *out, const pc_safetensors *file, const char *prefix, const char *name,
+                      int rank, int64_t slice)
+{
+    memset(out, 0, sizeof *out);
+    snprintf(out->name, sizeof out->name, "%s%s", prefix, name);
+    const pc_st_entry *e = pc_safetensors_find(file, out->name);
+    if (!e) return PC_OK;
+
+    out->e = *e;
+    out->there = true;
+    const int want = rank + (slice >= 0);
+    bool empty = false;
+    for (int i = 0; i < e->rank; i++) empty = empty || e->dim[i] < 1;
+    if (e->rank != want || empty) {
+        char shape[128];
+        entry_shape(shape, sizeof shape, e);
+        return pc_fail(PC_ERR_INPUT,
+                       "tensor '%s': shape %s; expected %d dimensions, none of them 0", out->name,
+                       shape, want);
+    }
+    if (slice < 0) return PC_OK;
+    if (slice >= e->dim[0])
+        return pc_fail(PC_ERR_INPUT, "tensor '%s': batch %lld asked for, it holds %lld", out->name,
+                       (long long)slice, (long long)e->dim[0]);
+    out->e.bytes = e->bytes / (size_t)e->dim[0];
+    out->e.data = (const char *)e->data + (size_t)slice * out->e.bytes;
+    out->e.rank = rank;
+    for (int i = 0; i < rank; i++) out->e.dim[i] = e->dim[i + 1];
+    return PC_OK;
+}
+
+// (B,T) integers, within [min, max]; where absent, `fill`.
+static pc_status integers(int32_t *out, const part *p, int64_t B, int64_t T, int32_t fill,
+                          int64_t min, int64_t max)
+{
+    pc_status st;
+
+    for (int64_t i = 0; i < B * T; i++) out[i] = fill;
+    if (!p->there) return PC_OK;
+    if (p->e.dim[0] != B || p->e.dim[1] != T) {
+        char shape[128];
+        entry_shape(shape, sizeof shape, &p->e);
+        return pc_fail(PC_ERR_INPUT, "tensor '%s': shape %s; input_ids has (%lld,%lld)", p->name,
+                       shape, (long long)B, (long long)T);
+    }
+    if ((st = pc_st_ints(out, &p->e, B * T))) return pc_context(st, "tensor '%s'", p->name);
+    for (int64_t i = 0; i < B * T; i++)
+        if (out[i] < min || out[i] > max)
+            return pc_fail(PC_ERR_INPUT,
+                           "tensor '%s': %d at (%lld,%lld); expected a number from %lld to %lld",
+                           p->name, out[i], (long long)(i / T), (long long)(i % T), (long long)min,
+                           (long long)max);
+    return PC_OK;
+}
+
+// The run of ones of each row of the attention mask.
+static pc_status valid_runs(int64_t *first, int64_t *last, const int32_t *mask, const char *name,
+                            int64_t B, int64_t T)
+{
+    for (int64_t b = 0; b < B; b++) {
+        int64_t lo = 0, hi = T;
+        while (lo < T && !mask[b * T + lo]) lo++;
+        while (hi > lo && !mask[b * T + hi - 1]) hi--;
+        for (int64_t t = lo; t < hi; t++)
+            if (!mask[b * T + t])
+                return pc_fail(
+                    PC_ERR_INPUT,
+                    "tensor '%s': row %lld has a 0 between ones, at %lld; padding may stand "
+                    "at either end only",
+                    name, (long long)b, (long long)t);
+        first[b] = lo;
+        last[b] = hi;
+    }
+    return PC_OK;
+}
+
+// Row b*T + t sees keys [first, last) of its own row of the batch; causal ones up to t.
+static void mask_fill(pc_mask *m, pc_arena *a, const int64_t *first, const int64_t *last, int64_t B,
+                      int64_t T, bool causal, int64_t window)
+{
+    m->S = B;
+    m->q_off = pc_alloc1(a, PC_I32, B + 1);
+    m->k_off = pc_alloc1(a, PC_I32, B + 1);
+    m->lo = pc_alloc1(a, PC_I32, B * T);
+    m->hi = pc_alloc1(a, PC_I32, B * T);
+    m->plo = m->phi = PC_NONE;
+    for (int64_t b = 0; b <= B; b++) pc_i32(m->q_off)[b] = pc_i32(m->k_off)[b] = (int32_t)(b * T);
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t t = 0; t < T; t++) {
+            int64_t lo = first[b], hi = last[b];
+            if (causal && t + 1 < hi) hi = t + 1;
+            if (window > 0 && t - window + 1 > lo) lo = t - window + 1;
+            if (hi < lo) hi = lo;
+            pc_i32(m->lo)[b * T + t] = (int32_t)(b * T + lo);
+            pc_i32(m->hi)[b * T + t] = (int32_t)(b * T + hi);
+        }
+}
+
+static pc_status text_batch(pc_given *g, const pc_text_config *c, const int32_t *ids,
+                            const int64_t *first, const int64_t *last)
+{
+    pc_text_batch *b = &g->text;
+    pc_arena *a = &g->memory;
+    const int64_t B = g->B, T = g->T;
+
+    if (T > c->T || (c->pad_to_context && T != c->T))
+        return pc_fail(PC_ERR_INPUT,
+                       "input_ids: %lld tokens a text; the context of this model is %lld%s",
+                       (long long)T, (long long)c->T,
+                       c->pad_to_context ? " and has to be filled" : "");
+    b->ids = pc_alloc1(a, PC_I32, B * T);
+    b->pos = pc_alloc1(a, PC_I32, B * T);
+    b->pooled = pc_alloc1(a, PC_I32, B);
+    for (int64_t i = 0; i < B * T; i++) {
+        pc_i32(b->ids)[i] = ids[i];
+        pc_i32(b->pos)[i] = (int32_t)(i % T);
+    }
+    mask_fill(&b->mask, a, first, last, B, T, c->causal, 0);
+    for (int64_t s = 0; s < B; s++) {
+        const int32_t *row = ids + s * T;
+        int64_t at = c->pool == PC_POOL_LAST ? T - 1 : 0;
+        if (c->pool == PC_POOL_EOT) { // HF: the arg-max of (id == eot), so 0 when there is none
+            while (at < T && row[at] != c->eot_id) at++;
+            if (at == T)
+                return pc_fail(PC_ERR_INPUT, "input_ids: row %lld has no end-of-text id %lld",
+                               (long long)s, (long long)c->eot_id);
+        } else if (c->pool == PC_POOL_LARGEST) {
+            for (int64_t t = 1; t < T; t++)
+                if (row[t] > row[at]) at = t;
+        }
+        pc_i32(b->pooled)[s] = (int32_t)(s * T + at);
+    }
+    return PC_OK;
+}
+
+static pc_status vlm_batch(pc_given *g, const pc_vlm_config *c, const int32_t *ids,
+                           const int32_t *labels, const int64_t *first, const int64_t *last)
+{
+    pc_vlm_batch *b = &g->vlm;
+    pc_arena *a = &g->memory;
+    const int64_t B = g->B, T = g->T, N = B * T;
+    const int64_t per = c->vision.L ? pc_vlm_rows_per_image(c) : 0;
+    int64_t places = 0;
+
+    if (T > c->decoder.T)
+        return pc_fail(PC_ERR_INPUT,
+                       "input_ids: %lld tokens a row; this decoder reads at most %lld",
+                       (long long)T, (long long)c->decoder.T);
+    for (int64_t n = 0; n < N; n++) {
+        const bool place = c->vision.L && ids[n] == c->image_id;
+        if (ids[n] < 0 && !place)
+            return pc_fail(PC_ERR_INPUT,
+                           "input_ids: %d at (%lld,%lld) is neither a token nor an image", ids[n],
+                           (long long)(n / T), (long long)(n % T));
+        places += place;
+    }
+    if (places != g->images * per)
+        return pc_fail(
+            PC_ERR_INPUT,
+            "input_ids holds %lld image places (id %lld), pixel_values gives %lld images of "
+            "%lld rows each",
+            (long long)places, (long long)c->image_id, (long long)g->images, (long long)per);
+
+    b->N = N;
+    b->images = g->images;
+    b->pixels = g->pixels;
+    b->ids = pc_alloc1(a, PC_I32, N);
+    b->labels = pc_alloc1(a, PC_I32, N);
+    b->pos = pc_alloc1(a, PC_I32, N);
+    b->image_rows = places ? pc_alloc1(a, PC_I32, places) : PC_NONE;
+    int64_t place = 0;
+    for (int64_t n = 0; n < N; n++) {
+        const int64_t t = n % T;
+        const bool image = places && ids[n] == c->image_id;
+        const int32_t label = t + 1 < T ? labels[n + 1] : -100;
+        if (image) pc_i32(b->image_rows)[place++] = (int32_t)n;
+        pc_i32(b->ids)[n] = image ? -1 : ids[n];
+        pc_i32(b->pos)[n] = (int32_t)t;
+        pc_i32(b->labels)[n] = label >= 0 ? label : -1;
+        b->supervised += label >= 0;
+    }
+    mask_fill(&b->mask, a, first, last, B, T, true, c->decoder.window);
+    return PC_OK;
+}
+
+static pc_status pixel_batch(pc_given *g, const part *p, const pc_vision_config *v)
+{
+    const int64_t S = v->image_size, *d = p->e.dim;
+    pc_status st;
+
+    if (!v->L) return pc_fail(PC_ERR_INPUT, "tensor '%s': this model has no eyes", p->name);
+    if (d[1] != 3 || d[2] != S || d[3] != S) {
+        char shape[128];
+        entry_shape(shape, sizeof shape, &p->e);
+        return pc_fail(PC_ERR_INPUT, "tensor '%s': shape %s; expected (images,3,%lld,%lld)",
+                       p->name, shape, (long long)S, (long long)S);
+    }
+    g->images = d[0];
+    float *data = pc_arena_bytes(&g->memory, (size_t)(d[0] * 3 * S * S) * sizeof *data);
+    g->pixels = pc_view4(data, PC_F32, d[0], 3, S, S);
+    if ((st = pc_st_floats(data, &p->e, d[0] * 3 * S * S)))
+        return pc_context(st, "tensor '%s'", p->name);
+    return PC_OK;
+}
+
+pc_status pc_given_open(pc_given *g, const pc_safetensors *file, const pc_model_config *config,
+                        const char *prefix, int64_t slice)
+{
+    const bool clip = config->kind == PC_MODEL_CLIP;
+    const pc_vision_config *v = clip ? &config->clip.vision : &config->vlm.vision;
+    const int64_t V = clip ? config->clip.text.V : config->vlm.decoder.V;
+    part ids, mask, labels, pixels;
+    int32_t *id = NULL, *ones = NULL, *label = NULL;
+    int64_t *first = NULL, *last = NULL;
+    pc_status st;
+
+    memset(g, 0, sizeof *g);
+    if ((st = take(&ids, file, prefix, "input_ids", 2, slice)) ||
+        (st = take(&mask, file, prefix, "attention_mask", 2, slice)) ||
+        (st = take(&labels, file, prefix, "labels", 2, slice)) ||
+        (st = take(&pixels, file, prefix, "pixel_values", 4, slice)))
+        return st;
+    if (!ids.there && !(clip && pixels.there))
+        return pc_fail(PC_ERR_INPUT, "no tensor '%sinput_ids'%s", prefix,
+                       clip ? " and no 'pixel_values' either" : "");
+    if (ids.there) {
+        g->B = ids.e.dim[0];
+        g->T = ids.e.dim[1];
+        g->has_text = true;
+        g->has_labels = labels.there;
+    }
+    const int64_t B = g->B, T = g->T, N = B * T;
+    if (N > INT32_MAX / 2)
+        return pc_fail(PC_ERR_INPUT, "tensor '%s': %lld places are too many", ids.name,
+                       (long long)N);
+    const size_t size = pixels.e.bytes * 4 + (size_t)N * 40 + (size_t)B * 64 + 4096;
+    if ((st = pc_arena_open(&g->memory, "given batch", size))) return st;
+    if (pixels.there && (st = pixel_batch(g, &pixels, v))) goto out;
+    if (!ids.there) goto out;
+
+    id = malloc((size_t)N * sizeof *id);
+    ones = malloc((size_t)N * sizeof *ones);
+    label = malloc((size_t)N * sizeof *label);
+    first = malloc((size_t)B * sizeof *first);
+    last = malloc((size_t)B * sizeof *last);
+    if (!id || !ones || !label || !first || !last) {
+        st = pc_fail(PC_ERR_MEMORY, "a given batch of %lld tokens", (long long)N);
+        goto out;
+    }
+    const int64_t low = clip ? 0 : (config->vlm.image_id < 0 ? config->vlm.image_id : 0);
+    if ((st = integers(id, &ids, B, T, 0, low, V - 1)) ||
+        (st = integers(ones, &mask, B, T, 1, 0, 1)) ||
+        (st = integers(label, &labels, B, T, -100, -100, V - 1)) ||
+        (st = valid_runs(first, last, ones, mask.name, B, T)))
+        goto out;
+    st = clip ? text_batch(g, &config->clip.text, id, first, last)
+              : vlm_batch(g, &config->vlm, id, label, first, last);
+out:
+    free(id);
+    free(ones);
+    free(label);
+    free(first);
+    free(last);
+    if (st) pc_given_close(g);
+    return st;
+}
+
+void pc_given_close(pc_given *g)
+{
+    pc_arena_close(&g->memory);
+    memset(g, 0, sizeof *g);
+}

@@ -1,0 +1,74 @@
+/*
+ * runner.c - dry first, then for real.
+ */
+#include "model/networks/runner.h"
+
+#include <string.h>
+
+pc_status pc_runner_open(pc_runner *r, int threads, const pc_runner_grad *grad)
+{
+    pc_status st;
+
+    memset(r, 0, sizeof *r);
+    if ((st = pc_isa_choose(&r->isa)) || (st = pc_pool_open(&r->pool, threads))) return st;
+    r->ctx = (pc_ctx){
+        .ops = pc_cpu_ops(r->isa, PC_F32),
+        .real = PC_F32,
+        .pool = r->pool,
+        .act = &r->act,
+        .scratch = &r->scratch,
+    };
+    if (grad) {
+        r->ctx.grad_ops = grad->real(r->isa, PC_F32);
+        r->dry_grad_ops = grad->dry();
+    }
+    return PC_OK;
+}
+
+void pc_runner_close(pc_runner *r)
+{
+    pc_arena_close(&r->act);
+    pc_arena_close(&r->scratch);
+    pc_pool_close(r->pool);
+    memset(r, 0, sizeof *r);
+}
+
+static pc_status grow(pc_arena *a, const char *name, size_t need)
+{
+    if (a->base && a->size >= need) return PC_OK;
+    pc_arena_close(a);
+    return pc_arena_open(a, name, need + need / 8);
+}
+
+pc_status pc_runner_fit(pc_runner *r, pc_pass *pass, void *arg, double *flops)
+{
+    pc_arena act, scratch;
+    pc_ctx dry = r->ctx;
+    pc_status st;
+
+    pc_arena_open_dry(&act, "activations");
+    pc_arena_open_dry(&scratch, "scratch");
+    dry.ops = pc_dry_ops();
+    dry.grad_ops = r->dry_grad_ops;
+    dry.act = &act;
+    dry.scratch = &scratch;
+    dry.taps = NULL;
+    dry.flops = 0.0;
+    pass(&dry, arg);
+    if (flops) *flops = dry.flops;
+    if ((st = grow(&r->act, "activations", act.peak)) ||
+        (st = grow(&r->scratch, "scratch", scratch.peak)))
+        return st;
+    return PC_OK;
+}
+
+pc_status pc_runner_run(pc_runner *r, pc_pass *pass, void *arg)
+{
+    const pc_status st = pc_runner_fit(r, pass, arg, NULL);
+
+    if (st) return st;
+    pc_arena_release(&r->act, 0);
+    pc_arena_release(&r->scratch, 0);
+    pass(&r->ctx, arg);
+    return PC_OK;
+}
