@@ -1,0 +1,109 @@
+/*
+ * backward.c - pc_dry_grad_ops: see dry.h for what is counted.
+ */
+#include <pthread.h>
+
+#include "model/ops/dry/dry.h"
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#define NOTHING(name, args)                                                                        \
+    static void name##_nothing args                                                                \
+    {                                                                                              \
+    }
+PC_OP_LIST(PC_NO_SLOT, NOTHING, NOTHING)
+#pragma GCC diagnostic pop
+
+static void linear(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, pc_tensor dy, pc_tensor x,
+                   pc_tensor w)
+{
+    (void)db, (void)x;
+    const int64_t N = dy.dim[0], I = w.dim[1], O = w.dim[0];
+    const double products = (double)pc_present(dx) + (double)pc_present(dw);
+    ctx->flops += 2.0 * (double)N * (double)I * (double)O * products;
+    pc_dry_workspace(ctx, pc_linear_workspace(ctx, N, I, O));
+}
+
+static void layernorm(pc_ctx *ctx, pc_tensor dx, pc_tensor dg, pc_tensor db, pc_tensor dy,
+                      pc_tensor x, pc_tensor g, pc_tensor mean, pc_tensor rstd, pc_tensor add)
+{
+    (void)dx, (void)dg, (void)db, (void)dy, (void)x, (void)mean, (void)rstd, (void)add;
+    pc_dry_workspace(ctx, pc_norm_workspace(ctx, g.dim[0]));
+}
+
+static void rmsnorm(pc_ctx *ctx, pc_tensor dx, pc_tensor dg, pc_tensor dy, pc_tensor x, pc_tensor g,
+                    pc_tensor rstd, pc_tensor add)
+{
+    (void)dx, (void)dg, (void)dy, (void)x, (void)rstd, (void)add;
+    pc_dry_workspace(ctx, pc_norm_workspace(ctx, g.dim[0]));
+}
+
+static void attention(pc_ctx *ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor dout,
+                      pc_tensor q, pc_tensor k, pc_tensor v, pc_tensor o, pc_tensor lse,
+                      const pc_mask *mask, double scale)
+{
+    (void)dq, (void)dk, (void)dv, (void)dout, (void)v, (void)o, (void)lse, (void)scale;
+    const int64_t N = q.dim[0], H = q.dim[1], D = q.dim[2], M = k.dim[0], G = k.dim[1];
+    ctx->flops += 10.0 * (double)(H * D) * pc_dry_pairs(mask, N, M);
+    pc_dry_workspace(ctx, pc_attention_backward_workspace(ctx, N, H, D, M, G));
+}
+
+static void linear_xent(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor nll, pc_tensor x,
+                        pc_tensor w, pc_tensor labels, pc_tensor coef)
+{
+    (void)nll, (void)labels, (void)coef;
+    const int64_t N = x.dim[0], C = x.dim[1], V = w.dim[0];
+    const double products = 1.0 + (double)pc_present(dx) + (double)pc_present(dw);
+    ctx->flops += 2.0 * (double)N * (double)C * (double)V * products;
+    pc_dry_workspace(ctx, pc_linear_xent_workspace(ctx, N, C, V));
+}
+
+static void contrast(pc_ctx *ctx, pc_tensor u, pc_tensor du, pc_tensor dv)
+{
+    const double B = (double)u.dim[0], E = (double)u.dim[1];
+    ctx->flops += 2.0 * B * B * E * (1.0 + (double)pc_present(du) + (double)pc_present(dv));
+    pc_dry_workspace(ctx, pc_contrast_workspace(ctx, u.dim[0]));
+}
+
+static void clip_loss(pc_ctx *ctx, pc_tensor du, pc_tensor dv, pc_tensor dt, pc_tensor u,
+                      pc_tensor v, pc_tensor t, pc_tensor lse_row, pc_tensor lse_col, double scale)
+{
+    (void)dt, (void)v, (void)t, (void)lse_row, (void)lse_col, (void)scale;
+    contrast(ctx, u, du, dv);
+}
+
+static void sigmoid_loss(pc_ctx *ctx, pc_tensor du, pc_tensor dv, pc_tensor dt, pc_tensor db,
+                         pc_tensor u, pc_tensor v, pc_tensor t, pc_tensor b, double scale)
+{
+    (void)dt, (void)db, (void)v, (void)t, (void)b, (void)scale;
+    contrast(ctx, u, du, dv);
+}
+
+static void square_sum(pc_ctx *ctx, pc_tensor out, pc_tensor x)
+{
+    (void)out;
+    pc_dry_workspace(ctx, pc_square_sum_workspace(ctx, pc_numel(x)));
+}
+
+#define BACKWARD_SLOT(name, args) .name##_backward = name##_nothing,
+#define TRAIN_SLOT(name, args)    .name = name##_nothing,
+static pc_grad_ops table = {PC_OP_LIST(PC_NO_SLOT, BACKWARD_SLOT, TRAIN_SLOT)};
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void fill(void)
+{
+    table.linear_backward = linear;
+    table.layernorm_backward = layernorm;
+    table.rmsnorm_backward = rmsnorm;
+    table.attention_backward = attention;
+    table.linear_xent_backward = linear_xent;
+    table.clip_loss_backward = clip_loss;
+    table.sigmoid_loss_backward = sigmoid_loss;
+    table.square_sum = square_sum;
+}
+
+const pc_grad_ops *pc_dry_grad_ops(void)
+{
+    pthread_once(&once, fill);
+    return &table;
+}
