@@ -47,8 +47,8 @@ typedef struct pc_seq {
 } pc_seq;
 
 typedef struct pc_attention_kept {
-    pc_tensor qkv;    // (N, (H+2G)D) after norm and rope
-    pc_tensor raw;    // the same before the query/key norm; absent without it
+    pc_tensor qkv;    // (N, (H+2G)D) after rope; with query/key norm (N, (H+G)D): no values
+    pc_tensor raw;    // (N, (H+2G)D) before the query/key norm; absent without it
     pc_tensor o, lse; // (N, H*D), (N, H)
     pc_norm_kept q_norm, k_norm;
 } pc_attention_kept;
@@ -60,6 +60,7 @@ void pc_attention_forward(pc_ctx *ctx, pc_tensor y, pc_attention_kept *kept, con
 void pc_attention_backward(pc_ctx *ctx, pc_tensor dx, pc_attention *l,
                            const pc_attention_kept *kept, pc_tensor dy, pc_tensor x,
                            const pc_seq *seq);
+bool pc_attention_trains(const pc_attention *l); // some parameter of it has a gradient
 
 // Tables for positions 0 .. R-1 (spec: decoders.md 3).
 typedef enum pc_rope_scaling { PC_ROPE_NONE, PC_ROPE_LINEAR, PC_ROPE_LLAMA3 } pc_rope_scaling;

@@ -26,7 +26,10 @@ void pc_linear_forward(pc_ctx *ctx, pc_tensor y, const pc_linear *l, pc_tensor x
 // z = x W^T + b, a = f(z), in one pass; z is kept for pc_linear_act_backward.
 void pc_linear_act_forward(pc_ctx *ctx, pc_tensor a, pc_tensor z, const pc_linear *l, pc_tensor x,
                            pc_act kind);
-// dx may be absent.
+// dx may be absent. Nothing is computed when no gradient is wanted.
 void pc_linear_backward(pc_ctx *ctx, pc_tensor dx, pc_linear *l, pc_tensor dy, pc_tensor x);
+
+// Whether any parameter of it has a gradient.
+bool pc_linear_trains(const pc_linear *l);
 
 #endif

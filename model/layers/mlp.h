@@ -28,9 +28,13 @@ typedef struct pc_mlp_kept {
 } pc_mlp_kept;
 
 void pc_mlp_params(pc_params *p, pc_mlp *l, const char *name, const pc_mlp_config *c);
+// y absent: only what backward reads is computed.
 void pc_mlp_forward(pc_ctx *ctx, pc_tensor y, pc_mlp_kept *kept, const pc_mlp *l, pc_tensor x,
                     pc_tensor r);
 void pc_mlp_backward(pc_ctx *ctx, pc_tensor dx, pc_mlp *l, const pc_mlp_kept *kept, pc_tensor dy,
                      pc_tensor x);
+
+// Whether any parameter of it has a gradient.
+bool pc_mlp_trains(const pc_mlp *l);
 
 #endif

@@ -26,4 +26,7 @@ void pc_norm_forward(pc_ctx *ctx, pc_tensor y, pc_norm_kept *kept, const pc_norm
 void pc_norm_backward(pc_ctx *ctx, pc_tensor dx, pc_norm *l, const pc_norm_kept *kept, pc_tensor dy,
                       pc_tensor x, pc_tensor add);
 
+// Whether any parameter of it has a gradient.
+bool pc_norm_trains(const pc_norm *l);
+
 #endif

@@ -43,7 +43,8 @@ typedef struct pc_block_kept {
 
 typedef struct pc_transformer {
     pc_transformer_config config;
-    pc_block *blocks; // (L), malloc'ed by _params
+    pc_block *blocks;              // (L), malloc'ed by _params
+    struct pc_block_kept *planned; // (L), likewise: what dry runs keep, as dry arenas hold nothing
 } pc_transformer;
 
 typedef struct pc_transformer_kept {
@@ -61,8 +62,11 @@ void pc_transformer_close(pc_transformer *l);
 pc_tensor pc_transformer_forward(pc_ctx *ctx, pc_transformer_kept *kept, const pc_transformer *l,
                                  pc_tensor x, const pc_seq *seq, pc_kv *kv, int64_t stop);
 // dx (N,C) overwritten; may be absent when nothing below is trained and no block is: dy is consumed.
-// Blocks below `first_trained` without any trainable parameter and without a wanted dx are skipped.
+// Blocks below the first with a trainable parameter are skipped unless dx is wanted. dx may be dy.
 void pc_transformer_backward(pc_ctx *ctx, pc_tensor dx, pc_transformer *l,
                              const pc_transformer_kept *kept, pc_tensor dy, const pc_seq *seq);
+
+// Whether any parameter of the first `stop` blocks has a gradient.
+bool pc_transformer_trains(const pc_transformer *l, int64_t stop);
 
 #endif

@@ -45,6 +45,7 @@ typedef struct pc_mask {
     pc_tensor q_off, k_off; // i32 (S+1)
     pc_tensor lo, hi;       // i32 (N)
     pc_tensor plo, phi;     // i32 (N), ? both or none
+    double pairs; // pairs of a query row and a key row it sees, in all: what the dry backend counts
 } pc_mask;
 
 /*

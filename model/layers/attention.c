@@ -1,0 +1,160 @@
+/*
+ * attention.c - grouped-head self-attention, with a KV cache as an argument.
+ *
+ * The fused buffer holds, in each row, H heads of queries, G of keys, G of values, each D wide. Rotary
+ * positions turn queries and keys in place, in one pass over the H + G heads that stand side by side. With a
+ * query/key norm the products before it are kept too (its backward reads them), and values stay there.
+ */
+#include "model/layers/attention.h"
+
+#include <math.h>
+
+void pc_attention_params(pc_params *p, pc_attention *l, const char *name,
+                         const pc_attention_config *c)
+{
+    *l = (pc_attention){.config = *c};
+    PC_ASSERT(c->G > 0 && c->H % c->G == 0, "%lld heads, %lld key heads", (long long)c->H,
+              (long long)c->G);
+    const size_t prefix = pc_params_push(p, "%s", name);
+    pc_linear_params(p, &l->qkv, "qkv", c->C, (c->H + 2 * c->G) * c->D, c->qkv_bias, c->std);
+    if (c->qk_norm) {
+        pc_norm_params(p, &l->q_norm, "q_norm", PC_RMSNORM, c->D, c->eps);
+        pc_norm_params(p, &l->k_norm, "k_norm", PC_RMSNORM, c->D, c->eps);
+    }
+    pc_linear_params(p, &l->out, "out", c->H * c->D, c->C, c->out_bias, c->out_std);
+    pc_params_pop(p, prefix);
+}
+
+static bool norms_train(const pc_attention *l)
+{
+    return l->config.qk_norm && (pc_norm_trains(&l->q_norm) || pc_norm_trains(&l->k_norm));
+}
+
+bool pc_attention_trains(const pc_attention *l)
+{
+    return pc_linear_trains(&l->qkv) || pc_linear_trains(&l->out) || norms_train(l);
+}
+
+/* Heads [begin, end) of a fused buffer, as (N, end - begin, D). */
+static pc_tensor heads(const pc_attention *l, pc_tensor fused, int64_t begin, int64_t end)
+{
+    const int64_t D = l->config.D;
+    return pc_as_heads(pc_cols(fused, begin * D, end * D), D);
+}
+
+/* Values: behind the keys, in the buffer that no query/key norm has copied from. */
+static pc_tensor values(const pc_attention *l, const pc_attention_kept *kept)
+{
+    const int64_t H = l->config.H, G = l->config.G;
+    return heads(l, pc_present(kept->raw) ? kept->raw : kept->qkv, H + G, H + 2 * G);
+}
+
+void pc_attention_forward(pc_ctx *ctx, pc_tensor y, pc_attention_kept *kept, const pc_attention *l,
+                          pc_tensor x, const pc_seq *seq, pc_kv *kv, pc_tensor r)
+{
+    const pc_attention_config *c = &l->config;
+    const int64_t N = x.dim[0], H = c->H, G = c->G, D = c->D;
+    *kept = (pc_attention_kept){0};
+    kept->qkv = pc_alloc2(ctx->act, ctx->real, N, (c->qk_norm ? H + G : H + 2 * G) * D);
+    if (c->qk_norm) kept->raw = pc_alloc2(ctx->act, ctx->real, N, (H + 2 * G) * D);
+    kept->o = pc_alloc2(ctx->act, ctx->real, N, H * D);
+    kept->lse = pc_alloc2(ctx->act, ctx->real, N, H);
+
+    pc_linear_forward(ctx, c->qk_norm ? kept->raw : kept->qkv, &l->qkv, x, PC_NONE);
+    const pc_tensor q = heads(l, kept->qkv, 0, H), v = values(l, kept);
+    pc_tensor k = heads(l, kept->qkv, H, H + G);
+    if (c->qk_norm) {
+        pc_norm_forward(ctx, q, &kept->q_norm, &l->q_norm, heads(l, kept->raw, 0, H));
+        pc_norm_forward(ctx, k, &kept->k_norm, &l->k_norm, heads(l, kept->raw, H, H + G));
+    }
+    if (pc_present(seq->pos)) {
+        const pc_tensor both = heads(l, kept->qkv, 0, H + G);
+        ctx->ops->rope_forward(ctx, both, both, seq->rope.cos_table, seq->rope.sin_table, seq->pos);
+    }
+
+    pc_tensor all_k = k, all_v = v;
+    if (kv) {
+        ctx->ops->splice_forward(ctx, kv->k, pc_as_heads(k, D), kv->write);
+        ctx->ops->splice_forward(ctx, kv->v, pc_as_heads(v, D), kv->write);
+        all_k = pc_as_heads(kv->k, D);
+        all_v = pc_as_heads(kv->v, D);
+    }
+    ctx->ops->attention_forward(ctx, pc_as_heads(kept->o, D), kept->lse, q, all_k, all_v,
+                                &seq->mask, 1.0 / sqrt((double)D));
+    pc_linear_forward(ctx, y, &l->out, kept->o, r);
+}
+
+void pc_attention_backward(pc_ctx *ctx, pc_tensor dx, pc_attention *l,
+                           const pc_attention_kept *kept, pc_tensor dy, pc_tensor x,
+                           const pc_seq *seq)
+{
+    const pc_attention_config *c = &l->config;
+    const int64_t N = x.dim[0], H = c->H, G = c->G, D = c->D;
+    if (!pc_present(dx) && !pc_linear_trains(&l->qkv) && !norms_train(l)) {
+        pc_linear_backward(ctx, PC_NONE, &l->out, dy, kept->o);
+        return;
+    }
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    const pc_tensor dqkv = pc_alloc2(ctx->scratch, ctx->real, N, (H + 2 * G) * D);
+    const pc_tensor dq = heads(l, dqkv, 0, H), dk = heads(l, dqkv, H, H + G);
+    const pc_tensor dv = heads(l, dqkv, H + G, H + 2 * G);
+
+    const size_t inner = pc_arena_mark(ctx->scratch);
+    const pc_tensor dout = pc_alloc_like(ctx->scratch, kept->o);
+    pc_linear_backward(ctx, dout, &l->out, dy, kept->o);
+    ctx->grad_ops->attention_backward(ctx, dq, dk, dv, pc_as_heads(dout, D),
+                                      heads(l, kept->qkv, 0, H), heads(l, kept->qkv, H, H + G),
+                                      values(l, kept), pc_as_heads(kept->o, D), kept->lse,
+                                      &seq->mask, 1.0 / sqrt((double)D));
+    pc_arena_release(ctx->scratch, inner);
+
+    if (pc_present(seq->pos)) {
+        const pc_tensor both = heads(l, dqkv, 0, H + G);
+        ctx->grad_ops->rope_backward(ctx, both, both, seq->rope.cos_table, seq->rope.sin_table,
+                                     seq->pos);
+    }
+    if (c->qk_norm) {
+        pc_norm_backward(ctx, dq, &l->q_norm, &kept->q_norm, dq, heads(l, kept->raw, 0, H),
+                         PC_NONE);
+        pc_norm_backward(ctx, dk, &l->k_norm, &kept->k_norm, dk, heads(l, kept->raw, H, H + G),
+                         PC_NONE);
+    }
+    pc_linear_backward(ctx, dx, &l->qkv, dqkv, x);
+    pc_arena_release(ctx->scratch, mark);
+}
+
+void pc_rope_tables(pc_rope *out, pc_arena *a, pc_dtype t, const pc_rope_config *c, int64_t R,
+                    int64_t D)
+{
+    const double two_pi = 6.283185307179586476925286766559;
+    PC_ASSERT(D % 2 == 0 && (t == PC_F32 || t == PC_F64), "rotary tables %lld wide, of %s",
+              (long long)D, pc_dtype_name(t));
+    out->cos_table = pc_alloc2(a, t, R, D / 2);
+    out->sin_table = pc_alloc2(a, t, R, D / 2);
+    if (a->dry) return;
+    for (int64_t j = 0; j < D / 2; j++) {
+        double inv = pow(c->theta, -2.0 * (double)j / (double)D);
+        if (c->scaling == PC_ROPE_LINEAR) inv /= c->factor;
+        if (c->scaling == PC_ROPE_LLAMA3) {
+            // Short waves stay, long ones stretch by `factor`, between them the two are mixed.
+            const double wave = two_pi / inv;
+            const double blend =
+                (c->original_max / wave - c->low_freq) / (c->high_freq - c->low_freq);
+            if (wave > c->original_max / c->low_freq)
+                inv /= c->factor;
+            else if (wave >= c->original_max / c->high_freq)
+                inv = (1.0 - blend) * inv / c->factor + blend * inv;
+        }
+        for (int64_t r = 0; r < R; r++) {
+            // Published models compute the angle in single precision; doing likewise keeps their numbers.
+            const double angle = t == PC_F32 ? (double)((float)r * (float)inv) : (double)r * inv;
+            if (t == PC_F32) {
+                pc_f32(out->cos_table, r)[j] = (float)cos(angle);
+                pc_f32(out->sin_table, r)[j] = (float)sin(angle);
+            } else {
+                ((double *)out->cos_table.data)[r * (D / 2) + j] = cos(angle);
+                ((double *)out->sin_table.data)[r * (D / 2) + j] = sin(angle);
+            }
+        }
+    }
+}
