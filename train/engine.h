@@ -1,0 +1,78 @@
+/*
+ * engine.h - replicas on threads, and the one place where gradients are summed.
+ *
+ *   samples     R replicas, one thread each. They share the weights; activations, scratch and gradients are
+ *               their own. Micro-batch m of a step runs on replica m % R, in order; gradients are summed in replica
+ *               order. For small models: no thread ever waits inside a layer.
+ *   operations  one replica whose operations are spread over all threads. For large models.
+ *
+ * Either way the same recipe with the same number of threads gives the same bits. Nothing is allocated
+ * after engine_open: arenas have the sizes that the plan measured by running dry.
+ */
+#ifndef PC_TRAIN_ENGINE_H
+#define PC_TRAIN_ENGINE_H
+
+#include "model/networks/model.h"
+#include "train/spans.h"
+
+// What the plan measured (plan.h), in bytes.
+typedef struct engine_sizes {
+    size_t act;     // a replica's activations, all micro-batches it keeps at once
+    size_t scratch; // a replica's temporaries
+    size_t whole;   // for what works on the whole batch: embeddings and their loss
+} engine_sizes;
+
+typedef struct engine_config {
+    int replicas;   // 1 with `operations`
+    bool samples;   // how threads are used
+    double dropout; // while training
+    uint64_t seed;
+    int64_t kept; // micro-batches a replica keeps activations of (contrastive); at least 1
+} engine_config;
+
+typedef struct replica {
+    int index;
+    pc_model *model; // the master, or own
+    pc_model own;
+    pc_arena act, scratch, grads;
+    pc_ctx ctx;         // training: forward and backward
+    pc_clip_kept *clip; // (kept)
+    size_t *marks;      // (kept) where each micro-batch's activations begin
+    double loss;        // sum over its micro-batches of the current call
+} replica;
+
+typedef struct engine {
+    engine_config config;
+    pc_model *model; // the master; not owned
+    pc_pool *pool;   // all threads; not owned
+    replica *replicas;
+    int count;
+    spans spans;
+    pc_arena whole;
+    pc_ctx whole_ctx; // all threads, for the whole batch
+} engine;
+
+// Binds gradients of the trainable parameters (master and replicas). The pool may be NULL: one thread.
+pc_status engine_open(engine *e, pc_model *model, pc_pool *pool, const engine_config *c,
+                      const engine_sizes *sizes);
+void engine_close(engine *e); // a zeroed one is fine
+
+// Replicas that take part in a step of so many micro-batches.
+int engine_used(const engine *e, int64_t micros);
+
+// Runs the task once for every replica in use, each on its thread. A replica's share of the
+// micro-batches is m = index, index + used, ...
+typedef void engine_task(engine *e, replica *r, int used, void *arg);
+void engine_run(engine *e, int used, engine_task *task, void *arg);
+
+// Clears a replica's gradients (inside a task), and sums those of all used replicas into the master's.
+void engine_zero(replica *r);
+void engine_reduce(engine *e, int used);
+
+// Sets the key of the dropout masks of a micro-batch's forward pass: replayed, it gives the same masks.
+void engine_dropout(const engine *e, pc_ctx *ctx, int64_t step, int64_t micro);
+
+// The replica's context for inference: no backward, no dropout, the same memory.
+pc_ctx engine_infer(const replica *r);
+
+#endif

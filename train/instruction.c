@@ -1,0 +1,136 @@
+/*
+ * instruction.c - next-token prediction on the supervised rows (see objective.h).
+ */
+#include "train/objective.h"
+
+#include <math.h>
+
+double instruction_micro(pc_ctx *ctx, pc_vlm *l, const pc_vlm_batch *b, double coef)
+{
+    const size_t act = pc_arena_mark(ctx->act), scratch = pc_arena_mark(ctx->scratch);
+    pc_vlm_kept kept = {0};
+    pc_tensor nll = pc_alloc1(ctx->act, PC_F32, b->N), c = pc_alloc1(ctx->act, PC_F32, b->N);
+    double sum = 0.0;
+    if (!ctx->act->dry)
+        for (int64_t n = 0; n < b->N; n++) ((float *)c.data)[n] = (float)coef;
+
+    pc_vlm_forward(ctx, &kept, l, b, NULL);
+    pc_vlm_loss_backward(ctx, nll, l, &kept, b, c);
+    if (!ctx->act->dry)
+        for (int64_t n = 0; n < b->N; n++) sum += (double)((const float *)nll.data)[n];
+
+    pc_arena_release(ctx->act, act);
+    pc_arena_release(ctx->scratch, scratch);
+    return sum;
+}
+
+static void run_share(engine *e, replica *r, int used, void *arg)
+{
+    const pc_batch *b = arg;
+    const double coef = 1.0 / (double)b->supervised;
+    engine_zero(r);
+    r->loss = 0.0;
+    for (int64_t m = r->index; m < b->micros; m += used) {
+        engine_dropout(e, &r->ctx, b->step, m);
+        r->loss += instruction_micro(&r->ctx, &r->model->vlm, &b->micro[m].vlm, coef);
+    }
+}
+
+double instruction_step(engine *e, const pc_batch *b)
+{
+    const int used = engine_used(e, b->micros);
+    PC_ASSERT(b->supervised > 0, "step %lld has %lld supervised tokens", (long long)b->step,
+              (long long)b->supervised);
+    engine_run(e, used, run_share, (void *)(uintptr_t)b);
+    engine_reduce(e, used);
+    double sum = 0.0;
+    for (int i = 0; i < used; i++) sum += e->replicas[i].loss;
+    return sum / (double)b->supervised;
+}
+
+// ---- scoring -----------------------------------------------------------------------------------
+
+enum { SCORE_ROWS = 256 }; // logits that exist at once: (SCORE_ROWS, V)
+
+static int64_t argmax(const float *z, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; i++)
+        if (z[i] > z[best]) best = i;
+    return best;
+}
+
+// Chosen rows of `normed` through the head; hit[row] tells whether the label is the likeliest.
+static void score_rows(pc_ctx *ctx, const pc_vlm *l, pc_tensor normed, const int32_t *labels,
+                       pc_tensor index, uint8_t *hit)
+{
+    const size_t mark = pc_arena_mark(ctx->act);
+    const int64_t M = index.dim[0], V = l->decoder.config.V;
+    pc_tensor rows = pc_alloc2(ctx->act, ctx->real, M, normed.dim[1]);
+    pc_tensor logits = pc_alloc2(ctx->act, ctx->real, M, V);
+    ctx->ops->gather_forward(ctx, rows, normed, index);
+    pc_decoder_logits(ctx, logits, &l->decoder, rows);
+    if (!ctx->act->dry)
+        for (int64_t m = 0; m < M; m++) {
+            const int32_t n = pc_i32(index)[m];
+            hit[n] = argmax(pc_f32(logits, m), V) == labels[n];
+        }
+    pc_arena_release(ctx->act, mark);
+}
+
+double instruction_score(pc_ctx *ctx, const pc_vlm *l, const pc_vlm_batch *b, uint8_t *hit)
+{
+    const size_t act = pc_arena_mark(ctx->act), scratch = pc_arena_mark(ctx->scratch);
+    const bool dry = ctx->act->dry;
+    pc_vlm_kept kept = {0};
+    pc_tensor nll = pc_alloc1(ctx->act, PC_F32, b->N);
+    pc_tensor index = pc_alloc1(ctx->act, PC_I32, SCORE_ROWS);
+    const int32_t *labels = b->labels.data;
+    double sum = 0.0;
+
+    kept.normed = pc_vlm_forward(ctx, &kept, l, b, NULL);
+    pc_vlm_loss_forward(ctx, nll, l, &kept, b);
+    if (!dry)
+        for (int64_t n = 0; n < b->N; n++) sum += (double)((const float *)nll.data)[n];
+
+    if (dry) {
+        score_rows(ctx, l, kept.normed, labels, index, NULL);
+    } else if (hit) {
+        int64_t held = 0;
+        for (int64_t n = 0; n < b->N; n++) {
+            hit[n] = 0;
+            if (labels[n] >= 0) pc_i32(index)[held++] = (int32_t)n;
+            if (held == SCORE_ROWS || (n == b->N - 1 && held > 0)) {
+                score_rows(ctx, l, kept.normed, labels, pc_rows(index, 0, held), hit);
+                held = 0;
+            }
+        }
+    }
+    pc_arena_release(ctx->act, act);
+    pc_arena_release(ctx->scratch, scratch);
+    return sum;
+}
+
+double objective_step(engine *e, const pc_batch *b)
+{
+    return e->model->config.kind == PC_MODEL_CLIP ? contrastive_step(e, b) : instruction_step(e, b);
+}
+
+double objective_chance(const pc_model *m, int64_t batch)
+{
+    if (m->config.kind == PC_MODEL_VLM) return log((double)m->config.vlm.decoder.V);
+    if (m->config.clip.loss == PC_CONTRAST_SOFTMAX) return log((double)batch);
+    // All pairs alike, z = t u.v + b with u.v = 0: (softplus(-b) + (B-1) softplus(b)) of the initial b.
+    const double b = m->config.clip.init_bias;
+    return log1p(exp(-b)) + (double)(batch - 1) * log1p(exp(b));
+}
+
+bool objective_trains(const pc_params *p, const char *prefix)
+{
+    for (int i = 0; i < p->count; i++) {
+        const char *a = p->list[i].name, *b = prefix;
+        while (*b && *a == *b) a++, b++;
+        if (!*b && p->list[i].trainable) return true;
+    }
+    return false;
+}
