@@ -25,6 +25,9 @@ typedef float real;
 #define PC_REAL PC_F32
 #endif
 
+#define pc_gemm R(pc_gemm) // gemm.h
+#define pc_exp  R(pc_exp)  // portable_math.h
+
 #define PC_DECLARE_FORWARD(name, args)                                                             \
     void name##_forward_f32 args;                                                                  \
     void name##_forward_f64 args;
@@ -50,6 +53,10 @@ static inline int64_t pc_row_grain(int64_t elements_per_row)
     if (elements_per_row < 1) return PC_GRAIN_ELEMENTS;
     return elements_per_row >= PC_GRAIN_ELEMENTS ? 1 : PC_GRAIN_ELEMENTS / elements_per_row;
 }
+
+// A broken promise about sizes, with both sides in the message.
+#define PC_SAME(what, a, b)                                                                        \
+    PC_ASSERT((a) == (b), "%s: %lld and %lld", what, (long long)(a), (long long)(b))
 
 static inline int64_t pc_min64(int64_t a, int64_t b)
 {

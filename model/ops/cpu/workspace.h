@@ -1,7 +1,7 @@
 /*
  * workspace.h - how much of ctx->scratch one call of a kernel takes.
  *
- * A kernel takes its workspace as one block, from ctx->scratch, and gives it back before it returns;
+ * A kernel takes its workspace as one block from ctx->scratch and gives it back before it returns;
  * nothing else allocates. The amounts follow from shapes, ctx->real and the thread count alone (never
  * from what masks or labels hold), so the dry table takes as much without touching data, and they are
  * large enough for every instruction set: a SIMD kernel that needs more raises the figure here.
@@ -21,15 +21,24 @@ size_t pc_attention_forward_workspace(const pc_ctx *ctx, int64_t N, int64_t H, i
                                       int64_t G);
 size_t pc_attention_backward_workspace(const pc_ctx *ctx, int64_t N, int64_t H, int64_t D,
                                        int64_t M, int64_t G);
-// linear_xent, both ways: packed rows, logits and their gradient of one chunk.
+// linear_xent, both ways: packed rows, their logits and gradients, one chunk at a time.
 size_t pc_linear_xent_workspace(const pc_ctx *ctx, int64_t N, int64_t C, int64_t V);
-// clip_loss and sigmoid_loss, both ways: a few rows of the (B,B) matrix at a time.
+int64_t pc_linear_xent_rows(int64_t N, int64_t V); // rows in a chunk
+// clip_loss and sigmoid_loss, both ways: some rows of the (B,B) matrix at a time, sums per column.
 size_t pc_contrast_workspace(const pc_ctx *ctx, int64_t B);
-// square_sum: one partial sum per block.
+int64_t pc_contrast_rows(int64_t B); // rows in a chunk
+// square_sum: one partial sum per block of PC_SQUARE_SUM_BLOCK elements.
 size_t pc_square_sum_workspace(const pc_ctx *ctx, int64_t elements);
+#define PC_SQUARE_SUM_BLOCK 8192
 
-// The block itself, aligned to PC_ALIGN. Release with pc_arena_release(ctx->scratch, mark), the mark
-// taken before.
+// Tiles of the portable attention kernels: query rows by key rows.
+#define PC_TILE_Q 32
+#define PC_TILE_K 64
+
+// The block itself, aligned to PC_ALIGN. Take a mark of ctx->scratch before, release it after.
 void *pc_workspace(pc_ctx *ctx, size_t bytes);
+// Cuts `bytes` off the front of a block, keeping the rest aligned: sizes add up by pc_padded.
+void *pc_carve(void **block, size_t bytes);
+size_t pc_padded(size_t bytes); // up to a multiple of PC_ALIGN
 
 #endif
