@@ -33,8 +33,12 @@ int32_t pc_tokenizer_id(const pc_tokenizer *t, const char *token); // id of an e
 int32_t pc_tokenizer_bos(const pc_tokenizer *t);                   // -1 when there is none
 int32_t pc_tokenizer_eos(const pc_tokenizer *t);
 int32_t pc_tokenizer_pad(const pc_tokenizer *t);
+bool pc_tokenizer_is_special(const pc_tokenizer *t, int32_t id);
+// Puts around ids what the file's post-processor puts around a text (a BOS for a Llama).
+pc_status pc_tokenizer_frame(const pc_tokenizer *t, pc_ids *ids);
 
 // Appends ids. `parse_special`: special tokens written in the text are recognised. No BOS or EOS is added.
+// Bytes that are no UTF-8 become U+FFFD first. May run on several threads at once.
 pc_status pc_tokenizer_encode(const pc_tokenizer *t, pc_ids *out, const char *text, size_t size,
                               bool parse_special);
 
@@ -49,11 +53,14 @@ typedef struct pc_stream_decoder {
     int held_count;
 } pc_stream_decoder;
 // Writes whole characters into buf (NUL-terminated, at most size-1 bytes); flush at the end emits U+FFFD for a rest.
+// Special tokens give no text. pc_stream_room bytes are enough for any token.
+size_t pc_stream_room(const pc_tokenizer *t);
 pc_status pc_stream_decode(pc_stream_decoder *d, int32_t id, char *buf, size_t size);
 void pc_stream_flush(pc_stream_decoder *d, char *buf, size_t size);
 
 // Trains a byte-level BPE on texts: 256 byte tokens, then merges by falling count (ties: the pair that sorts
-// first), then special tokens. vocab counts all three. Deterministic.
+// first), then special tokens. vocab counts all three. Deterministic. Special tokens written in the texts are
+// left out. Fewer tokens come out when no pair of neighbours is left that occurs twice.
 pc_status pc_tokenizer_train(pc_tokenizer **out, const char *const *texts, int64_t n, int32_t vocab,
                              const char *const *specials, int n_specials);
 
