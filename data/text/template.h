@@ -5,8 +5,9 @@
  * supervised. The label mask comes from these segments and never from re-tokenised text. Images are
  * segments of their own and atomic.
  *
- * Built in: vicuna_v1, plain, chatml, short (spec: llava.md 4). `short` is percept's own for small models:
- *   <image> "Q: " question " A: " answer <eos>
+ * Built in: vicuna_v1, plain, chatml, short (spec: llava.md 4). `short` is percept's own for small models and
+ * spends two tokens on a turn beside its words:
+ *   <image> question "\n" " answer" <eos>
  */
 #ifndef PC_DATA_TEMPLATE_H
 #define PC_DATA_TEMPLATE_H
@@ -31,7 +32,7 @@ typedef struct pc_rendered {
     pc_ids ids;          // image places hold image_id, one each
     uint8_t *supervised; // per id
     int64_t *turn_end;   // id index one past each user-assistant turn (for branches)
-    int64_t turns;
+    int64_t turns;      // an unanswered last question is none
     int64_t
         first_turn; // id index where the first turn's text begins: behind BOS, system and leading image
     int64_t images;
