@@ -25,14 +25,15 @@ typedef struct pc_sample {
 } pc_sample;
 
 typedef struct pc_source {
-    const char *path, *images; // the rows; the folder that image paths are relative to
-    double weight;             // samples of this source count `weight` times in an epoch (1)
+    const char *path, *images; // the rows; the folder that image paths are relative to (NULL: path's own)
+    double weight;             // samples of this source count `weight` times in an epoch (0 stands for 1)
 } pc_source;
 
 typedef struct pc_dataset {
     pc_sample *samples;
     int64_t count;
     int64_t *source_begin; // (n_sources + 1)
+    double *source_weight; // (n_sources)
     int n_sources;
     char **skipped; // what was wrong with skipped rows, one line each
     int64_t n_skipped;
@@ -52,9 +53,14 @@ typedef struct pc_question {
 typedef struct pc_questions {
     pc_question *list;
     int64_t count;
+    char **skipped; // what was wrong with skipped rows
+    int64_t n_skipped;
     struct pc_dataset_memory *memory;
 } pc_questions;
 pc_status pc_questions_open(pc_questions *out, const char *path, const char *images);
+// The same with a policy; pc_questions_open stops at the first bad row.
+pc_status pc_questions_read(pc_questions *out, const char *path, const char *images,
+                            pc_bad_sample policy);
 void pc_questions_close(pc_questions *q);
 
 #endif
