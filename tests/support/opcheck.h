@@ -62,4 +62,11 @@ void op_scale(pc_tensor x, double factor);
 double op_get(pc_tensor x, int64_t i); // element i, row by row
 void op_set(pc_tensor x, int64_t i, double value);
 
+// A mutation's installer: install_FUNCTION puts FUNCTION into a slot.
+#define OP_INSTALL(slot, function)                                                                 \
+    static void install_##function(pc_grad_ops *ops)                                               \
+    {                                                                                              \
+        ops->slot = function;                                                                      \
+    }
+
 #endif
