@@ -16,7 +16,8 @@ typedef struct pc_decoder_config {
     pc_rope_config rope;
     bool qkv_bias, qk_norm, tied;
     int64_t window; // sliding window, 0: none
-    double std;     // initial standard deviation, 0.02
+    double
+        std; // initial standard deviation (0.02 in published families); 0: each matrix by its size
     pc_recompute recompute;
 } pc_decoder_config;
 
@@ -50,5 +51,7 @@ void pc_decoder_backward(pc_ctx *ctx, pc_tensor dx, pc_decoder *l, const pc_deco
 // The matrix of the head (its own or the token table), and logits (M,V) of chosen normed rows (M,C).
 const pc_weight *pc_decoder_head(const pc_decoder *l);
 void pc_decoder_logits(pc_ctx *ctx, pc_tensor logits, const pc_decoder *l, pc_tensor rows);
+
+bool pc_decoder_trains(const pc_decoder *l); // some parameter of it has a gradient
 
 #endif

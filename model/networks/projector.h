@@ -17,7 +17,7 @@ typedef struct pc_projector_config {
     bool bias;
     pc_act act;
     int64_t positions; // 0: none
-    double std;
+    double std;        // initial standard deviation; 0: each matrix by its size
 } pc_projector_config;
 
 typedef struct pc_projector {
@@ -37,5 +37,8 @@ pc_tensor pc_projector_forward(pc_ctx *ctx, pc_projector_kept *kept, const pc_pr
                                pc_tensor x);
 void pc_projector_backward(pc_ctx *ctx, pc_tensor dx, pc_projector *l,
                            const pc_projector_kept *kept, pc_tensor dy);
+
+pc_status pc_projector_validate(const pc_projector_config *c);
+bool pc_projector_trains(const pc_projector *l); // some parameter of it has a gradient
 
 #endif

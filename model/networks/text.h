@@ -62,4 +62,6 @@ void pc_text_backward(pc_ctx *ctx, pc_text *l, const pc_text_kept *kept, const p
 void pc_text_batch_build(pc_text_batch *out, pc_arena *a, const pc_text_config *c,
                          const int32_t *const *ids, const int64_t *lengths, int64_t B);
 
+bool pc_text_trains(const pc_text *l); // some parameter of it has a gradient
+
 #endif

@@ -2,7 +2,7 @@
  * vision.h - the vision tower (spec: clip.md 1, 7).
  *
  *   stem      patch: unfold p x p patches, one linear.  conv: log2(p) convolutions 3x3 step 2 pad 1, an
- *             activation after each, then one linear; channel counts stem_width * 2^i
+ *             activation between them; channel counts stem_width * 2^i, the last one's C. They have biases
  *   tokens    [class,] patches + learned positions; norm_pre where the config has one
  *   blocks    transformer, bidirectional within an image
  *   head      none | class: norm_post on token 0, then proj (E,C) | map: norm_post on all tokens, one
@@ -41,7 +41,7 @@ typedef struct pc_vision_config {
 
 typedef struct pc_vision {
     pc_vision_config config;
-    pc_linear stem[PC_STEM_MAX + 1]; // convolutions (conv only), then the patch linear last
+    pc_linear stem[PC_STEM_MAX]; // "stem.i": one linear (patch), or the convolutions
     int stems;
     pc_weight class_token; // (1,C)
     pc_weight positions;   // (P + class_token, C)
@@ -56,8 +56,8 @@ typedef struct pc_vision {
 
 typedef struct pc_vision_kept {
     int64_t B, h, w; // images, grid
-    pc_tensor cols[PC_STEM_MAX + 1], stem_z[PC_STEM_MAX + 1], stem_a[PC_STEM_MAX + 1];
-    pc_conv conv[PC_STEM_MAX + 1];
+    pc_tensor cols[PC_STEM_MAX], stem_z[PC_STEM_MAX], stem_a[PC_STEM_MAX];
+    pc_conv conv[PC_STEM_MAX];
     pc_tensor tokens, pre;                    // before and after norm_pre
     pc_tensor cls_ids, patch_rows, pos_index; // i32
     pc_norm_kept norm_pre;
@@ -91,5 +91,12 @@ pc_tensor pc_vision_head_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vis
 // dhidden (B*N1,C) overwritten.
 void pc_vision_head_backward(pc_ctx *ctx, pc_tensor dhidden, pc_vision *l,
                              const pc_vision_kept *kept, pc_tensor dy);
+
+// Whether anything that feeds hidden row `stop` has a gradient; whether anything of the head has.
+bool pc_vision_trains(const pc_vision *l, int64_t stop);
+bool pc_vision_head_trains(const pc_vision *l);
+
+// The head's part of the list: called by pc_vision_params, inside the "vision." prefix.
+void pc_vision_head_params(pc_params *p, pc_vision *l);
 
 #endif

@@ -91,4 +91,6 @@ typedef struct pc_sequence {
 pc_status pc_vlm_batch_build(pc_vlm_batch *out, pc_arena *a, const pc_vlm_config *c,
                              const pc_sequence *seqs, int64_t S, int64_t images);
 
+bool pc_vlm_trains(const pc_vlm *l); // some parameter of it has a gradient
+
 #endif
