@@ -1,0 +1,52 @@
+/*
+ * model.c - a model opened: its parameters listed and given memory.
+ */
+#include "model/networks/model.h"
+
+static void list_params(pc_model *m)
+{
+    if (m->config.kind == PC_MODEL_CLIP)
+        pc_clip_params(&m->params, &m->clip, &m->config.clip);
+    else
+        pc_vlm_params(&m->params, &m->vlm, &m->config.vlm);
+}
+
+static void bind(pc_model *m, pc_arena *a, pc_dtype t)
+{
+    pc_params_bind_weights(&m->params, a, t);
+    if (m->config.kind == PC_MODEL_VLM) pc_decoder_tables(&m->vlm.decoder, a, t);
+}
+
+pc_status pc_model_open(pc_model *m, const pc_model_config *c, pc_dtype t, bool memory)
+{
+    *m = (pc_model){.config = *c};
+    list_params(m);
+    pc_status st = pc_params_end(&m->params);
+    if (!st && memory) {
+        pc_arena dry;
+        pc_arena_open_dry(&dry, "weights");
+        bind(m, &dry, t);
+        st = pc_arena_open(&m->weights, "weights", dry.peak);
+        if (!st) bind(m, &m->weights, t);
+    }
+    if (st) pc_model_close(m);
+    return st;
+}
+
+void pc_model_close(pc_model *m)
+{
+    pc_clip_close(&m->clip);
+    pc_vlm_close(&m->vlm);
+    pc_params_close(&m->params);
+    pc_arena_close(&m->weights);
+    *m = (pc_model){0};
+}
+
+pc_status pc_model_replicate(pc_model *out, pc_model *master)
+{
+    const pc_status st = pc_model_open(out, &master->config, PC_F32, false);
+    if (st) return st;
+    pc_params_share_weights(&out->params, &master->params);
+    out->vlm.decoder.rope = master->vlm.decoder.rope;
+    return PC_OK;
+}
