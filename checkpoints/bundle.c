@@ -1,0 +1,219 @@
+/*
+ * bundle.c - MODEL, whatever it is: a native checkpoint or a Hugging Face directory.
+ *
+ *   native       text/model, text/image, text/tokenizer, text/template and the parameters of one file
+ *   directory    config.json -> family and shape; model.safetensors or its shards; tokenizer.json and
+ *                preprocessor_config.json where they are there; the family's usual chat template
+ */
+#include "checkpoints/bundle.h"
+
+#include "checkpoints/hf.h"
+#include "model/core/file.h"
+#include "model/core/log.h"
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t tower_size(const pc_model_config *c)
+{
+    return c->kind == PC_MODEL_CLIP ? c->clip.vision.image_size
+           : c->vlm.vision.L        ? c->vlm.vision.image_size
+                                    : 0;
+}
+
+static pc_status check_image_size(const pc_bundle *b)
+{
+    const int64_t size = tower_size(&b->model.config);
+    if (!b->has_image || !size || size == b->image.size) return PC_OK;
+    return pc_fail(PC_ERR_FORMAT, "images are prepared at %lld pixels, the vision tower takes %lld",
+                   (long long)b->image.size, (long long)size);
+}
+
+/* ---- native ---- */
+
+static pc_status parse_json(json_t **out, const char *text, const char *what)
+{
+    json_error_t e;
+    *out = json_loads(text, JSON_REJECT_DUPLICATES, &e);
+    if (*out) return PC_OK;
+    return pc_fail(PC_ERR_FORMAT, "text '%s': line %d, column %d: %s", what, e.line, e.column,
+                   e.text);
+}
+
+static pc_status native_config(pc_model_config *out, const char *text)
+{
+    json_t *json = NULL;
+    if (!text) return pc_fail(PC_ERR_FORMAT, "no text 'model'");
+    pc_status st = parse_json(&json, text, "model");
+    if (!st) st = pc_context(pc_model_config_from_json(out, json), "text 'model'");
+    json_decref(json);
+    return st;
+}
+
+static pc_status native_image(pc_bundle *b, const char *text)
+{
+    json_t *json = NULL;
+    if (!text) return PC_OK;
+    pc_status st = parse_json(&json, text, "image");
+    if (!st) st = pc_context(pc_image_config_from_json(&b->image, json), "text 'image'");
+    json_decref(json);
+    b->has_image = !st;
+    return st;
+}
+
+static pc_status native_language(pc_bundle *b)
+{
+    const pc_native_text *t = &b->text;
+    if (t->template_name) {
+        int n = 0;
+        const char *const *names = pc_template_names(&n);
+        b->template = pc_template_find(t->template_name);
+        const char *near = pc_nearest(t->template_name, names, n);
+        if (!b->template)
+            return pc_fail(PC_ERR_FORMAT, "unknown template '%.60s'%s%s%s", t->template_name,
+                           near ? " (nearest: '" : "", near ? near : "", near ? "')" : "");
+    }
+    if (!t->tokenizer) return PC_OK;
+    return pc_context(pc_tokenizer_parse(&b->tokenizer, t->tokenizer, strlen(t->tokenizer)),
+                      "text 'tokenizer'");
+}
+
+static pc_status open_native(pc_bundle *b, const char *path, bool weights)
+{
+    pc_model_config config;
+    pc_status st = pc_native_read_text(&b->text, path);
+    if (st) return st; // names the file
+    if ((st = native_config(&config, b->text.model)) || (st = native_image(b, b->text.image)) ||
+        (st = native_language(b)))
+        return pc_context(st, "checkpoint '%s'", path);
+    if (!weights) {
+        b->model.config = config;
+        return check_image_size(b);
+    }
+    if ((st = pc_model_open(&b->model, &config, PC_F32, true)) || (st = check_image_size(b)))
+        return pc_context(st, "checkpoint '%s'", path);
+    return pc_native_load(&b->model.params, path, false, true, NULL);
+}
+
+/* ---- Hugging Face directories ---- */
+
+// The layout that a family's published models were tuned with.
+static const char *usual_template(const pc_family *f)
+{
+    static const char *const usual[][2] = {{"llava", "vicuna_v1"},
+                                           {"llava (original)", "vicuna_v1"},
+                                           {"qwen2", "chatml"}};
+    for (size_t i = 0; i < sizeof usual / sizeof *usual; i++)
+        if (!strcmp(f->name, usual[i][0])) return usual[i][1];
+    return NULL;
+}
+
+static pc_status dir_image(pc_bundle *b, const char *dir, const json_t *config)
+{
+    json_t *json = NULL;
+    pc_status st = pc_hf_json(&json, dir, "preprocessor_config.json");
+    if (st || !json) return st;
+    st = pc_image_config_from_hf(&b->image, json);
+    json_decref(json);
+    if (st) return pc_context(st, "preprocessor_config.json");
+    // The original LLaVA code pads; its config says so.
+    const char *aspect = json_string_value(json_object_get(config, "image_aspect_ratio"));
+    if (aspect && !strcmp(aspect, "pad")) b->image.fit = PC_FIT_PAD;
+    b->has_image = true;
+    return PC_OK;
+}
+
+// A tokenizer of a kind that is not read does not keep the weights from being used.
+static pc_status dir_tokenizer(pc_bundle *b, const char *dir)
+{
+    char path[PATH_MAX];
+    if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) >= (int)sizeof path)
+        return pc_fail(PC_ERR_INPUT, "path is too long: '%.200s'", dir);
+    if (!pc_file_exists(path)) return PC_OK;
+    pc_status st = pc_tokenizer_open(&b->tokenizer, path);
+    if (st == PC_ERR_MEMORY || st == PC_ERR_IO) return st;
+    if (st) pc_warn("opened without its tokenizer: %s", pc_error_text());
+    return PC_OK;
+}
+
+static pc_status dir_weights(pc_bundle *b, const char *dir, const pc_hf_config *c)
+{
+    pc_safetensors *s = NULL;
+    pc_hf_match match = {0};
+    pc_status st = pc_safetensors_open_dir(&s, dir);
+    if (st) return st; // names the files
+    if ((st = pc_model_open(&b->model, &c->model, PC_F32, true))) goto out;
+    if ((st = pc_hf_match_open(&match, c->family, &c->model, s)) ||
+        (st = pc_hf_load(&b->model.params, &match, s))) {
+        st = pc_context(st, "'%s'", dir);
+        goto out;
+    }
+    b->aliases = match.aliases;
+    match.aliases = (pc_aliases){0}; // the bundle owns them from here
+out:
+    pc_hf_match_close(&match);
+    pc_safetensors_close(s);
+    return st;
+}
+
+static pc_status open_dir(pc_bundle *b, const char *dir, bool weights)
+{
+    pc_hf_config c = {0};
+    pc_status st = pc_hf_config_open(&c, dir);
+    if (st) return st;
+    const char *name = usual_template(c.family);
+    b->family = c.family;
+    b->template = name ? pc_template_find(name) : NULL;
+    b->model.config = c.model;
+    if ((st = dir_image(b, dir, c.json)) || (st = check_image_size(b)))
+        st = pc_context(st, "'%s'", dir);
+    if (!st) st = dir_tokenizer(b, dir);
+    if (!st && weights) st = dir_weights(b, dir, &c);
+    pc_hf_config_close(&c);
+    return st;
+}
+
+/* ---- either ---- */
+
+static bool ends_in(const char *s, const char *end)
+{
+    const size_t n = strlen(s), k = strlen(end);
+    return n >= k && !strcmp(s + n - k, end);
+}
+
+static pc_status open_any(pc_bundle *out, const char *path, bool weights)
+{
+    *out = (pc_bundle){0};
+    if (snprintf(out->path, sizeof out->path, "%s", path) >= (int)sizeof out->path)
+        return pc_fail(PC_ERR_INPUT, "path is too long: '%.200s...'", path);
+    pc_status st = PC_OK;
+    if (pc_is_dir(path))
+        st = open_dir(out, path, weights);
+    else if (ends_in(path, ".safetensors"))
+        st = pc_fail(PC_ERR_INPUT,
+                     "'%s' holds tensors alone; give its folder, with config.json beside it", path);
+    else
+        st = open_native(out, path, weights);
+    if (st) pc_bundle_close(out);
+    return st;
+}
+
+pc_status pc_bundle_open(pc_bundle *out, const char *path)
+{
+    return open_any(out, path, true);
+}
+
+pc_status pc_bundle_open_light(pc_bundle *out, const char *path)
+{
+    return open_any(out, path, false);
+}
+
+void pc_bundle_close(pc_bundle *b)
+{
+    pc_model_close(&b->model);
+    pc_tokenizer_close(b->tokenizer);
+    pc_aliases_close(&b->aliases);
+    pc_native_text_close(&b->text);
+    *b = (pc_bundle){0};
+}
