@@ -88,7 +88,7 @@ static pc_status rope_config(pc_rope_config *r, const json_t *text, int64_t T)
 
 pc_status pc_family_decoder(pc_decoder_config *d, const json_t *text)
 {
-    const class_defaults *k;
+    const class_defaults *k = NULL;
     const int64_t most = (int64_t)1 << 24;
     bool attention_bias, mlp_bias, use_window;
     pc_act act;

@@ -118,7 +118,7 @@ static pc_status llava_config(pc_model_config *out, const json_t *json)
 {
     pc_vlm_config *c = &out->vlm;
     const json_t *text, *vision;
-    const char *strategy;
+    const char *strategy = NULL;
     pc_status st;
 
     out->kind = PC_MODEL_VLM;
@@ -166,7 +166,7 @@ static pc_status named_tower(pc_vision_config *v, const json_t *json)
         {"clip-vit-base-patch16", 224, 16, 768, 3072, 12, 12},
         {"clip-vit-base-patch32", 224, 32, 768, 3072, 12, 12},
     };
-    const char *name;
+    const char *name = NULL;
     const pc_status st = text_choice(&name, json, "mm_vision_tower", "");
     if (st) return st;
 
@@ -200,7 +200,7 @@ static pc_status named_tower(pc_vision_config *v, const json_t *json)
 static pc_status original_config(pc_model_config *out, const json_t *json)
 {
     pc_vlm_config *c = &out->vlm;
-    const char *type, *select;
+    const char *type = NULL, *select = NULL;
     long depth = 1;
     pc_status st;
 

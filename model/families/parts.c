@@ -24,7 +24,7 @@
 void pc_family_pair(pc_aliases *out, const char *ours, int64_t row, const char *theirs, int64_t O,
                     int64_t I)
 {
-    char name[PC_NAME_MAX];
+    char name[PC_NAME_MAX + 8];
 
     snprintf(name, sizeof name, "%s.weight", ours);
     if (I)

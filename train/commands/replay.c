@@ -168,7 +168,7 @@ static pc_status one_step(replay *r, const json_t *step, int64_t s)
     pc_model *m = &r->bundle.model;
     pc_given given[MICRO_MAX] = {0};
     int count;
-    double lr, loss = 0.0, M = 0.0;
+    double lr = 0.0, loss = 0.0, M = 0.0;
     pc_status st;
 
     if ((st = real_of(&lr, step, "lr", (double)NAN)) || (st = open_batches(given, &count, r, step)))
