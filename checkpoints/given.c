@@ -272,6 +272,8 @@ pc_status pc_given_open(pc_given *g, const pc_safetensors *file, const pc_model_
         st = pc_fail(PC_ERR_MEMORY, "a given batch of %lld tokens", (long long)N);
         goto out;
     }
+    // A text tower whose texts are always full (SigLIP) attends to padding too: the mask says nothing to it.
+    if (clip && config->clip.text.pad_to_context) mask.there = false;
     const int64_t low = clip ? 0 : (config->vlm.image_id < 0 ? config->vlm.image_id : 0);
     if ((st = integers(id, &ids, B, T, 0, low, V - 1)) ||
         (st = integers(ones, &mask, B, T, 1, 0, 1)) ||

@@ -4,7 +4,7 @@
  *   input_ids (B,T)  attention_mask (B,T)?  labels (B,T)?  pixel_values (images,3,S,S)?
  *
  * Padded places are kept as rows, so that what comes out is rectangular: B*T rows, row b*T + t; keys are limited by
- * attention_mask. Positions count from 0 in every row. Labels are those of the token itself (-100: none); they
+ * attention_mask (which SigLIP, whose texts are always full, does not read). Positions count from 0 in every row. Labels are those of the token itself (-100: none); they
  * are shifted here. Used by `percept logits`, `percept-train gradients` and `replay`.
  */
 #ifndef PC_CHECKPOINTS_GIVEN_H
