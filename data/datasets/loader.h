@@ -16,10 +16,10 @@ typedef struct pc_loader_config {
     int64_t batch; // samples per optimiser step
     int64_t micro; // samples per micro-batch; divides batch
     uint64_t seed;
-    int threads, ahead; // workers; batches prepared ahead
-    pc_bad_sample on_bad_image;
+    int threads, ahead; // workers (0: the caller's thread does the work); batches prepared ahead
+    pc_bad_sample on_bad_image; // skip: also samples of which no turn fits
     int64_t
-        max_tokens; // longest sequence, image rows included; longer ones: whole turns are dropped from the end
+        max_tokens; // longest sequence, image rows included; longer ones: whole turns are dropped from the end; 0: the decoder's
     bool branches; // turns of one sample share its image and do not see each other
     int64_t
         max_turns; // at most so many turns of a sample per visit, chosen by (seed, epoch, sample); 0: all
@@ -55,7 +55,9 @@ pc_status pc_loader_open(pc_loader **out, const pc_dataset *data, const pc_model
 pc_status pc_loader_next(pc_loader *l,
                          pc_batch **out); // waits; the batch stays valid until the next call
 void pc_loader_close(pc_loader *l);
+// With shuffle: as many whole batches as an epoch has; what is left over differs from epoch to epoch.
 int64_t pc_loader_steps_per_epoch(const pc_loader *l);
+int64_t pc_loader_skipped(const pc_loader *l); // samples left out at open (on_bad_image: skip)
 // Largest micro-batch of this data set, for the plan: rows, images, supervised rows.
 void pc_loader_worst(const pc_loader *l, int64_t *rows, int64_t *images, int64_t *supervised);
 double pc_loader_waited(const pc_loader *l); // seconds the model has waited for data so far
