@@ -31,7 +31,8 @@ typedef struct gradcheck_var {
     char name[PC_NAME_MAX];
     pc_tensor x, g;
     gradcheck_kind kind;
-    bool zero; // the gradient is exactly zero: anything else is a failure
+    bool zero;       // the gradient is exactly zero: anything else is a failure
+    double *numeric; // the differences of the last gradcheck_passes, by element
 } gradcheck_var;
 
 typedef struct gradcheck {
@@ -71,6 +72,9 @@ void gradcheck_params(gradcheck *g, pc_params *p, double std);
 
 // Prints a line per variable that fails, one for the check; false when any error is above `tolerance`.
 bool gradcheck_passes(gradcheck *g, gradcheck_run *run, void *arg, double tolerance);
+
+// The differences of the last gradcheck_passes against what backward writes now: with another table, say.
+bool gradcheck_again(gradcheck *g, gradcheck_run *run, void *arg, double tolerance);
 
 // sum y w over all elements (either may be strided), and a dense copy in `a`.
 double gradcheck_dot(pc_tensor y, pc_tensor w);

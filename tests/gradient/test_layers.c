@@ -1,0 +1,204 @@
+/*
+ * test_layers.c - is each layer's backward the derivative of its forward, for every parameter and input?
+ *
+ * Every case is made again with each operation's backward broken (sabotage.h).
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "model/layers/transformer.h"
+#include "tests/support/sabotage.h"
+#include "tests/support/sequences.h"
+
+enum { SEED = 20 };
+#define TOLERANCE 1e-8 // seen 2.3e-10, of attention with a query/key norm
+
+static int failures;
+
+static void check(bool ok)
+{
+    failures += !ok;
+}
+
+/* Linear and MLP: y = l(x) + r, the scalar w.y. */
+typedef struct simple {
+    pc_params params;
+    pc_linear linear;
+    pc_mlp mlp;
+    pc_norm norm;
+    pc_tensor x, dx, r, w;
+    bool want_dx;
+} simple;
+
+static double linear_run(pc_ctx *ctx, void *arg, bool backward)
+{
+    simple *s = arg;
+    const pc_tensor y = pc_alloc_like(ctx->act, s->w);
+    pc_linear_forward(ctx, y, &s->linear, s->x, s->r);
+    if (backward) pc_linear_backward(ctx, s->want_dx ? s->dx : PC_NONE, &s->linear, s->w, s->x);
+    return gradcheck_dot(y, s->w);
+}
+
+static double mlp_run(pc_ctx *ctx, void *arg, bool backward)
+{
+    simple *s = arg;
+    pc_mlp_kept kept;
+    const pc_tensor y = pc_alloc_like(ctx->act, s->w);
+    pc_mlp_forward(ctx, y, &kept, &s->mlp, s->x, s->r);
+    if (backward) pc_mlp_backward(ctx, s->want_dx ? s->dx : PC_NONE, &s->mlp, &kept, s->w, s->x);
+    return gradcheck_dot(y, s->w);
+}
+
+static double norm_run(pc_ctx *ctx, void *arg, bool backward)
+{
+    simple *s = arg;
+    pc_norm_kept kept;
+    const pc_tensor y = pc_alloc_like(ctx->act, s->w);
+    pc_norm_forward(ctx, y, &kept, &s->norm, s->x);
+    // The residual path: x reaches the scalar also through r, whose gradient arrives as `add`.
+    if (backward) pc_norm_backward(ctx, s->dx, &s->norm, &kept, s->w, s->x, s->r);
+    return gradcheck_dot(y, s->w) + gradcheck_dot(s->x, s->r);
+}
+
+static void open_simple(gradcheck *g, simple *s, const char *label, int64_t N, int64_t I, int64_t O,
+                        bool want_dx)
+{
+    gradcheck_open(g, label, SEED, 2);
+    s->want_dx = want_dx;
+    if (want_dx)
+        s->x = gradcheck_input(g, &s->dx, "x", 1.0, PC_DIMS(N, I));
+    else
+        s->x = gradcheck_random(g, 1.0, PC_DIMS(N, I));
+    s->r = gradcheck_random(g, 1.0, PC_DIMS(N, O));
+    s->w = gradcheck_random(g, 1.0, PC_DIMS(N, O));
+}
+
+static void test_linear(const char *label, bool bias, const char *frozen, bool want_dx)
+{
+    gradcheck g;
+    simple s = {0};
+    open_simple(&g, &s, label, 5, 7, 4, want_dx);
+    pc_linear_params(&s.params, &s.linear, "l", 7, 4, bias, 0.5);
+    if (frozen) pc_params_train(&s.params, frozen, false);
+    gradcheck_params(&g, &s.params, 0.5);
+    check(sabotage_check(&g, linear_run, &s, TOLERANCE));
+    pc_params_close(&s.params);
+    gradcheck_close(&g);
+}
+
+static void test_mlp(const char *label, bool swiglu, bool bias, pc_act act, const char *frozen,
+                     bool want_dx)
+{
+    gradcheck g;
+    simple s = {0};
+    const pc_mlp_config c = {
+        .C = 6, .F = 9, .O = 5, .swiglu = swiglu, .bias = bias, .act = act, .std = 0.5};
+    open_simple(&g, &s, label, 4, 6, 5, want_dx);
+    pc_mlp_params(&s.params, &s.mlp, "mlp", &c);
+    if (frozen) pc_params_train(&s.params, frozen, false);
+    gradcheck_params(&g, &s.params, 0.5);
+    check(sabotage_check(&g, mlp_run, &s, TOLERANCE));
+    pc_params_close(&s.params);
+    gradcheck_close(&g);
+}
+
+static void test_norm(const char *label, pc_norm_kind kind)
+{
+    gradcheck g;
+    simple s = {0};
+    open_simple(&g, &s, label, 4, 6, 6, true);
+    pc_norm_params(&s.params, &s.norm, "norm", kind, 6, 1e-5);
+    gradcheck_params(&g, &s.params, 0.3);
+    check(sabotage_check(&g, norm_run, &s, TOLERANCE));
+    pc_params_close(&s.params);
+    gradcheck_close(&g);
+}
+
+typedef struct attention_case {
+    pc_params params;
+    pc_attention attn;
+    pc_seq seq;
+    pc_tensor x, dx, r, w;
+    bool want_dx;
+} attention_case;
+
+static double attention_run(pc_ctx *ctx, void *arg, bool backward)
+{
+    attention_case *s = arg;
+    pc_attention_kept kept;
+    const pc_tensor y = pc_alloc_like(ctx->act, s->w);
+    pc_attention_forward(ctx, y, &kept, &s->attn, s->x, &s->seq, NULL, s->r);
+    if (backward)
+        pc_attention_backward(ctx, s->want_dx ? s->dx : PC_NONE, &s->attn, &kept, s->w, s->x,
+                              &s->seq);
+    return gradcheck_dot(y, s->w);
+}
+
+static void test_attention(const char *label, sequences_kind k, int64_t G, bool rope, bool bias,
+                           bool qk_norm, const char *frozen, bool want_dx)
+{
+    gradcheck g;
+    attention_case s = {.want_dx = want_dx};
+    const int64_t C = 6, H = 4, D = 4, N = sequences_rows(k);
+    const pc_attention_config c = {.C = C,
+                                   .H = H,
+                                   .G = G,
+                                   .D = D,
+                                   .qkv_bias = bias,
+                                   .out_bias = bias,
+                                   .qk_norm = qk_norm,
+                                   .eps = 1e-5,
+                                   .std = 0.5,
+                                   .out_std = 0.5};
+    gradcheck_open(&g, label, SEED, 2);
+    if (want_dx)
+        s.x = gradcheck_input(&g, &s.dx, "x", 1.0, PC_DIMS(N, C));
+    else
+        s.x = gradcheck_random(&g, 1.0, PC_DIMS(N, C));
+    s.r = gradcheck_random(&g, 1.0, PC_DIMS(N, C));
+    s.w = gradcheck_random(&g, 1.0, PC_DIMS(N, C));
+    s.seq = sequences_make(&g, k, rope, D);
+    pc_attention_params(&s.params, &s.attn, "attn", &c);
+    if (frozen) pc_params_train(&s.params, frozen, false);
+    gradcheck_params(&g, &s.params, 0.5);
+    check(sabotage_check(&g, attention_run, &s, TOLERANCE));
+    pc_params_close(&s.params);
+    gradcheck_close(&g);
+}
+
+int main(void)
+{
+    test_linear("linear", false, NULL, true);
+    test_linear("linear with bias", true, NULL, true);
+    test_linear("linear, weight frozen", true, "l.weight", true);
+    test_linear("linear, no dx", true, NULL, false);
+
+    test_norm("layernorm", PC_LAYERNORM);
+    test_norm("rmsnorm", PC_RMSNORM);
+
+    test_mlp("mlp gelu", false, true, PC_ACT_GELU, NULL, true);
+    test_mlp("mlp gelu tanh", false, true, PC_ACT_GELU_TANH, NULL, true);
+    test_mlp("mlp quick gelu, no bias", false, false, PC_ACT_QUICK, NULL, true);
+    test_mlp("mlp silu", false, true, PC_ACT_SILU, NULL, true);
+    test_mlp("mlp swiglu", true, false, PC_ACT_SILU, NULL, true);
+    test_mlp("mlp swiglu with bias", true, true, PC_ACT_SILU, NULL, true);
+    test_mlp("mlp, fc1 frozen", false, true, PC_ACT_GELU, "mlp.fc1", true);
+    test_mlp("mlp, fc1 frozen, no dx", false, true, PC_ACT_GELU, "mlp.fc1", false);
+    test_mlp("mlp, fc2 frozen, no dx", false, true, PC_ACT_GELU, "mlp.fc2", false);
+
+    test_attention("attention causal, one key head each", SEQ_CAUSAL, 4, false, true, false, NULL,
+                   true);
+    test_attention("attention bidirectional", SEQ_FULL, 4, false, true, false, NULL, true);
+    test_attention("attention causal, grouped heads, rope", SEQ_CAUSAL, 2, true, false, false, NULL,
+                   true);
+    test_attention("attention, query/key norm", SEQ_CAUSAL, 2, true, true, true, NULL, true);
+    test_attention("attention branches, rope", SEQ_BRANCHES, 1, true, true, false, NULL, true);
+    test_attention("attention branches, rope, query/key norm", SEQ_BRANCHES, 2, true, true, true,
+                   NULL, true);
+    test_attention("attention, out frozen", SEQ_CAUSAL, 2, true, true, true, "attn.out", true);
+    test_attention("attention, qkv frozen, no dx", SEQ_CAUSAL, 2, true, true, true, "attn.qkv",
+                   false);
+    test_attention("attention, all but out frozen, no dx", SEQ_CAUSAL, 2, true, true, false,
+                   "attn.qkv", false);
+    return failures > 0;
+}
