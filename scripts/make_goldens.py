@@ -1,0 +1,381 @@
+#!/usr/bin/env python3
+"""Makes tests/goldens: reference numbers from PyTorch for the parity tests.
+
+    python3 scripts/make_goldens.py [--out tests/goldens] [--env build/goldens-env]
+
+Three tiny models with random weights and fixed seeds (CLIP with erf GELU, SigLIP, LLaVA with grouped heads
+and several images), their outputs, every gradient, 20 AdamW steps, and greedy generation. Nothing is downloaded but
+the libraries, which go into an environment of its own. Files: see tests/goldens/README.md.
+"""
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+LIBRARIES = ["torch", "transformers==5.23.0", "safetensors"]
+
+
+def own_environment(folder):
+    """Runs this script again in an environment that has the libraries."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.check_call([sys.executable, "-m", "venv", str(folder)])
+        subprocess.check_call([str(python), "-m", "pip", "install", "--quiet", *LIBRARIES])
+    os.execv(str(python), [str(python), *sys.argv])
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("tests/goldens"))
+    parser.add_argument("--env", type=Path, default=Path("build/goldens-env"))
+    return parser.parse_args()
+
+
+ARGS = arguments()
+try:
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+except ImportError:
+    own_environment(ARGS.env)
+
+from transformers import (CLIPConfig, CLIPModel, LlavaConfig, LlavaForConditionalGeneration,
+                          SiglipConfig, SiglipModel)
+
+STEPS = 20
+
+
+# ---- helpers -----------------------------------------------------------------------------------
+
+def randomise(model, seed):
+    """Every parameter random, none left at 0 or 1, sizes that keep activations near 1."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=g)
+            if name.endswith(("logit_scale", "logit_bias")):
+                p.add_(0.1 * noise)
+            elif p.dim() >= 2:
+                fan = p[0].numel()
+                p.copy_(noise * (0.5 if "embed" in name or "probe" in name else fan ** -0.5))
+            elif "norm" in name and name.endswith("weight"):
+                p.copy_(1.0 + 0.2 * noise)
+            else:
+                p.copy_(0.1 * noise)
+
+
+def rename(model, directory):
+    """Library parameter name -> name in the saved file (the layout of published checkpoints)."""
+    from safetensors import safe_open
+    with safe_open(directory / "model.safetensors", "pt") as f:
+        keys = {k: f.get_tensor(k) for k in f.keys()}
+    mapping = {}
+    for name, p in model.named_parameters():
+        same = [k for k, v in keys.items() if v.shape == p.shape and torch.equal(v, p.data)]
+        assert len(same) == 1, (name, same)
+        mapping[name] = same[0]
+    return mapping
+
+
+def dump(path, tensors):
+    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, str(path))
+    path.chmod(0o644)
+
+
+def dump_json(path, value):
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def gradients(model, names):
+    return {names[n]: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def no_decay(model, names):
+    return sorted(names[n] for n, p in model.named_parameters() if p.requires_grad and p.dim() < 2)
+
+
+def optimiser(model, c, lr):
+    groups = [{"params": [p for p in model.parameters() if p.requires_grad and p.dim() >= 2],
+               "weight_decay": c["weight_decay"]},
+              {"params": [p for p in model.parameters() if p.requires_grad and p.dim() < 2],
+               "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=tuple(c["betas"]), eps=c["eps"], foreach=False)
+
+
+def cosine(s, base, warmup, from_one):
+    if s < warmup:
+        return base * (s + from_one) / warmup
+    return base * 0.5 * (1 + math.cos(math.pi * (s - warmup) / (STEPS - warmup)))
+
+
+def grad_norm(model):
+    return math.sqrt(sum(float((p.grad.double() ** 2).sum()) for p in model.parameters()
+                         if p.grad is not None))
+
+
+# ---- two towers --------------------------------------------------------------------------------
+
+def hidden_states(outputs, prefix):
+    return {f"{prefix}_hidden_states.{i}": h for i, h in enumerate(outputs.hidden_states)}
+
+
+def two_tower_outputs(model, batch):
+    o = model(**batch, return_loss=True, output_hidden_states=True)
+    out = {"image_embeds": o.image_embeds, "text_embeds": o.text_embeds, "loss": o.loss.reshape(1),
+           "logits_per_image": o.logits_per_image, "logits_per_text": o.logits_per_text}
+    out |= hidden_states(o.vision_model_output, "vision")
+    out |= hidden_states(o.text_model_output, "text")
+    return o.loss, out
+
+
+def two_tower(out, model, make_batch, trace):
+    out.mkdir(parents=True, exist_ok=True)
+    model.eval()
+    randomise(model, trace.pop("seed"))
+    model.save_pretrained(out)
+    names = rename(model, out)
+
+    batch = make_batch(0)
+    loss, outputs = two_tower_outputs(model, batch)
+    loss.backward()
+    dump(out / "inputs.safetensors", batch)
+    dump(out / "outputs.safetensors", outputs)
+    dump(out / "grads.safetensors", gradients(model, names))
+
+    batches = [make_batch(1 + i) for i in range(2)]
+    dump(out / "train_batches.safetensors", {k: torch.stack([b[k] for b in batches]) for k in batches[0]})
+    opt = optimiser(model, trace, trace["base_lr"])
+    steps = []
+    for s in range(STEPS):
+        index = (s // 3) % 2
+        lr = cosine(s, trace["base_lr"], trace["warmup_steps"], 1)
+        for group in opt.param_groups:
+            group["lr"] = lr
+        opt.zero_grad()
+        loss, _ = two_tower_outputs(model, batches[index])
+        loss.backward()
+        norm = grad_norm(model)
+        opt.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0.0, math.log(100.0))
+        steps.append({"step": s, "batch": index, "lr": lr, "loss": float(loss.detach()), "grad_norm": norm})
+    dump_json(out / "train.json", trace | {"steps": STEPS, "grad_clip": None,
+                                           "no_decay": no_decay(model, names), "trace": steps})
+    dump(out / "train_final.safetensors", {names[n]: p for n, p in model.named_parameters()})
+
+
+def make_clip(out):
+    vocab, context, side, B = 97, 11, 28, 6
+    config = CLIPConfig(
+        projection_dim=20,
+        text_config=dict(vocab_size=vocab, hidden_size=32, intermediate_size=64, num_hidden_layers=3,
+                         num_attention_heads=2, max_position_embeddings=context, hidden_act="gelu",
+                         projection_dim=20, bos_token_id=95, eos_token_id=96, pad_token_id=96),
+        vision_config=dict(hidden_size=40, intermediate_size=72, num_hidden_layers=2,
+                           num_attention_heads=5, image_size=side, patch_size=7, hidden_act="gelu",
+                           projection_dim=20))
+
+    def batch(i):
+        g = torch.Generator().manual_seed(1000 + i)
+        ids = torch.full((B, context), 96)  # padded with the end-of-text id itself
+        mask = torch.zeros((B, context), dtype=torch.long)
+        for b in range(B):
+            n = int(torch.randint(3, context + 1, (1,), generator=g))
+            ids[b, :n - 1] = torch.randint(0, 95, (n - 1,), generator=g)
+            ids[b, 0] = 95
+            mask[b, :n] = 1
+        return {"input_ids": ids, "attention_mask": mask,
+                "pixel_values": torch.randn((B, 3, side, side), generator=g)}
+
+    two_tower(out, CLIPModel(config), batch,
+              {"seed": 11, "base_lr": 8e-4, "betas": [0.9, 0.98], "eps": 1e-6, "weight_decay": 0.1,
+               "warmup_steps": 5})
+
+
+def make_siglip(out):
+    vocab, context, side, B = 61, 9, 24, 5
+    config = SiglipConfig(
+        text_config=dict(vocab_size=vocab, hidden_size=36, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=3, max_position_embeddings=context, pad_token_id=1,
+                         bos_token_id=59, eos_token_id=1, projection_size=36),
+        vision_config=dict(hidden_size=36, intermediate_size=60, num_hidden_layers=3,
+                           num_attention_heads=3, image_size=side, patch_size=6))
+
+    def batch(i):
+        g = torch.Generator().manual_seed(2000 + i)
+        ids = torch.ones((B, context), dtype=torch.long)
+        for b in range(B):
+            n = int(torch.randint(2, context + 1, (1,), generator=g))
+            ids[b, :n] = torch.randint(2, vocab, (n,), generator=g)
+        return {"input_ids": ids, "pixel_values": torch.randn((B, 3, side, side), generator=g)}
+
+    two_tower(out, SiglipModel(config), batch,
+              {"seed": 12, "base_lr": 6e-4, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.05,
+               "warmup_steps": 3})
+
+
+# ---- LLaVA -------------------------------------------------------------------------------------
+
+IMAGE, PER_IMAGE, LLAVA_SIDE = 118, 16, 20
+
+
+def llava_batch(seed, images_per_row, lengths):
+    g = torch.Generator().manual_seed(seed)
+    rows = []
+    for images, length in zip(images_per_row, lengths):
+        ids, labels = [1], [-100]
+        for _ in range(images):
+            ids += [IMAGE] * PER_IMAGE
+            labels += [-100] * PER_IMAGE
+            text = torch.randint(3, IMAGE, (2,), generator=g).tolist()
+            ids += text
+            labels += [-100] * 2
+        text = torch.randint(3, IMAGE, (length,), generator=g).tolist()
+        ids += text + [2]
+        labels += [-100] * (length // 2) + text[length // 2:] + [2]
+        rows.append((ids, labels))
+    T = max(len(r[0]) for r in rows)
+    batch = {"input_ids": torch.zeros((len(rows), T), dtype=torch.long),
+             "attention_mask": torch.zeros((len(rows), T), dtype=torch.long),
+             "labels": torch.full((len(rows), T), -100)}
+    for i, (ids, labels) in enumerate(rows):
+        batch["input_ids"][i, :len(ids)] = torch.tensor(ids)
+        batch["labels"][i, :len(labels)] = torch.tensor(labels)
+        batch["attention_mask"][i, :len(ids)] = 1
+    total = sum(images_per_row)
+    batch["pixel_values"] = torch.randn((total, 3, LLAVA_SIDE, LLAVA_SIDE), generator=g)
+    return batch
+
+
+def token_loss(model, batch):
+    """Sum of cross-entropies of supervised tokens, and how many there are."""
+    b = dict(batch)
+    labels = b.pop("labels")[:, 1:]
+    logits = model(**b).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1),
+                                             ignore_index=-100, reduction="sum")
+    return loss, int((labels != -100).sum())
+
+
+def llava_train(out, stage, config, state, batches, accumulate, trainable, trace):
+    model = LlavaForConditionalGeneration(config).eval()
+    model.load_state_dict(state)
+    names = rename(model, out)
+    for n, p in model.named_parameters():
+        p.requires_grad_(trainable(n))
+    opt = optimiser(model, trace, trace["base_lr"])
+    steps = []
+    for s in range(STEPS):
+        micro = [(s * accumulate + k) % len(batches) for k in range(accumulate)]
+        lr = cosine(s, trace["base_lr"], trace["warmup_steps"], 0)
+        for group in opt.param_groups:
+            group["lr"] = lr
+        opt.zero_grad()
+        M = sum(int((batches[m]["labels"][:, 1:] != -100).sum()) for m in micro)
+        total = 0.0
+        for m in micro:
+            loss, _ = token_loss(model, batches[m])
+            (loss / M).backward()
+            total += float(loss.detach())
+        norm = grad_norm(model)
+        scale = min(1.0, trace["grad_clip_norm"] / (norm + 1e-6))
+        for p in model.parameters():
+            if p.grad is not None:
+                p.grad.mul_(scale)
+        opt.step()
+        steps.append({"step": s, "micro_batches": micro, "lr": lr, "target_tokens": M,
+                      "loss": total / M, "grad_norm_before_clip": norm})
+    trained = {names[n]: p for n, p in model.named_parameters() if p.requires_grad}
+    dump_json(out / f"train_{stage}.json",
+              trace | {"steps": STEPS, "gradient_accumulation": accumulate, "trainable": sorted(trained),
+                       "no_decay": no_decay(model, names), "trace": steps})
+    dump(out / f"train_{stage}_final.safetensors", trained)
+
+
+def llava_generation(out, model):
+    prompts, pixels = [], {}
+    for i, (images, length) in enumerate([(1, 5), (2, 3), (0, 7)]):
+        b = llava_batch(3900 + i, [images], [length])
+        ids = b["input_ids"][:, :-1]
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if images:
+            inputs["pixel_values"] = pixels[f"prompt{i}.pixel_values"] = b["pixel_values"]
+        made, gap = [], math.inf
+        with torch.no_grad():
+            for _ in range(16):
+                logits = model(**inputs).logits[0, -1]
+                top = logits.topk(2).values
+                gap = min(gap, float(top[0] - top[1]))
+                made.append(int(logits.argmax()))
+                inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([[made[-1]]])], 1)
+                inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        prompts.append({"prompt_ids": ids[0].tolist(), "images": images, "generated_ids": made,
+                        "min_top1_minus_top2_logit": gap})
+        assert gap > 1e-4, "a tie: choose another seed"
+    dump_json(out / "generation.json", {"mode": "greedy, 16 new tokens, eos ignored", "prompts": prompts})
+    dump(out / "generation_inputs.safetensors", pixels)
+
+
+def make_llava(out):
+    out.mkdir(parents=True, exist_ok=True)
+    config = LlavaConfig(
+        image_token_index=IMAGE, image_seq_length=PER_IMAGE, vision_feature_layer=-2,
+        vision_feature_select_strategy="default", projector_hidden_act="gelu",
+        text_config=dict(model_type="llama", vocab_size=120, hidden_size=48, intermediate_size=72,
+                         num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, head_dim=10,
+                         max_position_embeddings=128, rms_norm_eps=1e-5, pad_token_id=0),
+        vision_config=dict(model_type="clip_vision_model", hidden_size=32, intermediate_size=56,
+                           num_hidden_layers=3, num_attention_heads=2, image_size=LLAVA_SIDE,
+                           patch_size=5, projection_dim=16, hidden_act="quick_gelu"))
+    model = LlavaForConditionalGeneration(config).eval()
+    randomise(model, 13)
+    model.save_pretrained(out)
+    names = rename(model, out)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    llava_generation(out, model)
+
+    batch = llava_batch(3000, [1, 3, 0, 2], [9, 4, 12, 6])
+    o = model(**batch, output_hidden_states=True)
+    loss, M = token_loss(model, batch)
+    assert abs(loss.item() / M - o.loss.item()) < 1e-5
+    o.loss.backward()
+    dump(out / "inputs.safetensors", batch)
+    features = model.get_image_features(batch["pixel_values"])
+    features = getattr(features, "pooler_output", features)
+    dump(out / "outputs.safetensors",
+         {"logits": o.logits, "loss": o.loss.reshape(1),
+          "image_features_projected": torch.stack([f for f in features])} |
+         {f"lm_hidden_states.{i}": h for i, h in enumerate(o.hidden_states)})
+    dump(out / "grads.safetensors", gradients(model, names))
+
+    batches = [llava_batch(3100 + i, images, lengths) for i, (images, lengths) in
+               enumerate([([1, 2], [5, 8]), ([0, 1], [11, 3]), ([3, 1], [4, 9])])]
+    dump(out / "train_batches.safetensors",
+         {f"mb{i}.{k}": v for i, b in enumerate(batches) for k, v in b.items()})
+    common = {"betas": [0.9, 0.999], "eps": 1e-8, "grad_clip_norm": 1.0, "warmup_steps": 2}
+    llava_train(out, "stage1", config, state, batches, 1, lambda n: "multi_modal_projector" in n,
+                common | {"base_lr": 2e-3, "weight_decay": 0.0})
+    llava_train(out, "stage2", config, state, batches, 2, lambda n: "vision_tower" not in n,
+                common | {"base_lr": 5e-4, "weight_decay": 0.05})
+
+
+def main():
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(0)
+    transformers.logging.set_verbosity_error()
+    for name, make in [("clip", make_clip), ("siglip", make_siglip), ("llava", make_llava)]:
+        make(ARGS.out / name)
+        (ARGS.out / name / "model.safetensors").chmod(0o644)
+        (ARGS.out / name / "generation_config.json").unlink(missing_ok=True)
+    dump_json(ARGS.out / "versions.json", {"torch": torch.__version__.split("+")[0],
+                                           "transformers": transformers.__version__})
+    size = sum(f.stat().st_size for f in ARGS.out.rglob("*") if f.is_file())
+    print(f"{ARGS.out}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()
