@@ -1,0 +1,254 @@
+/*
+ * loop.c - see loop.h.
+ */
+#include "train/loop.h"
+
+#include "model/core/file.h"
+#include "model/core/log.h"
+#include "train/diagnose.h"
+#include "train/manifest.h"
+#include "train/metrics.h"
+#include "train/preview.h"
+#include "train/report.h"
+#include "train/state.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- signals -------------------------------------------------------------------------------------
+
+static volatile sig_atomic_t stop_asked;
+
+static void ask_stop(int signal_number)
+{
+    (void)signal_number;
+    stop_asked = 1;
+}
+
+// A second signal has its ordinary effect: SA_RESETHAND.
+static void catch_signals(struct sigaction old[2])
+{
+    struct sigaction act = {.sa_handler = ask_stop, .sa_flags = (int)SA_RESETHAND};
+    sigemptyset(&act.sa_mask);
+    stop_asked = 0;
+    sigaction(SIGINT, &act, &old[0]);
+    sigaction(SIGTERM, &act, &old[1]);
+}
+
+static void release_signals(const struct sigaction old[2])
+{
+    sigaction(SIGINT, &old[0], NULL);
+    sigaction(SIGTERM, &old[1], NULL);
+}
+
+// ---- one step ------------------------------------------------------------------------------------
+
+typedef struct trainer {
+    run u;
+    metrics metrics;
+    validation last_val, best_val;
+    bool validated; // last_val is of the present step
+    pc_progress bar;
+    double began, first_loss, loss;
+} trainer;
+
+static pc_status train_step(trainer *t, step_metrics *m)
+{
+    run *u = &t->u;
+    pc_batch *b;
+    const double before = pc_seconds(), waited = pc_loader_waited(u->loader);
+    pc_status st = pc_loader_next(u->loader, &b);
+    if (st) return pc_context(st, "step %lld", (long long)u->state.step + 1);
+    if (u->state.step == 0 && (st = preview_batch(u, b))) return st;
+
+    const double lr = schedule_lr(&u->schedule, u->state.step);
+    const double loss = objective_step(&u->engine, b);
+    const double norm = optimizer_norm(&u->optimizer);
+    if (!isfinite(loss) || !isfinite(norm)) return diagnose_step(u, b, loss, norm);
+    optimizer_step(&u->optimizer, lr, norm);
+    u->state.step++;
+    u->state.t = u->optimizer.t;
+
+    t->loss = loss;
+    *m = (step_metrics){.step = u->state.step,
+                        .epoch = b->epoch,
+                        .loss = loss,
+                        .lr = lr,
+                        .grad_norm = norm,
+                        .samples = b->samples,
+                        .tokens = b->tokens,
+                        .supervised = b->supervised,
+                        .images = b->images,
+                        .flops = run_flops(u, b),
+                        .waited = pc_loader_waited(u->loader) - waited};
+    m->seconds = pc_seconds() - before;
+    return PC_OK;
+}
+
+static pc_status validate(trainer *t)
+{
+    run *u = &t->u;
+    char text[200];
+    pc_status st = validation_run(&t->last_val, u);
+    if (st) return st;
+    t->validated = true;
+    const bool best = validation_improves(&t->last_val, u);
+    pc_log("step %lld: %s%s", (long long)u->state.step,
+           validation_text(text, sizeof text, &t->last_val, u), best ? "; the best so far" : "");
+    if (!best) return PC_OK;
+    t->best_val = t->last_val;
+    return state_save_best(u);
+}
+
+static bool due(int64_t step, int64_t every)
+{
+    return every > 0 && step % every == 0;
+}
+
+// What follows an update: a function of the step alone.
+static pc_status after_step(trainer *t, step_metrics *m)
+{
+    run *u = &t->u;
+    const recipe *r = u->recipe;
+    const bool end = u->state.step == u->steps;
+    pc_status st = PC_OK;
+    t->validated = false;
+    if (u->val_loader && (due(u->state.step, r->eval.every) || end)) {
+        if ((st = validate(t))) return st;
+        m->val = &t->last_val;
+    }
+    if ((st = metrics_write(&t->metrics, m))) return st;
+    if (end && !u->val_loader) {
+        // Without validation the last weights are the best known.
+        u->state.has_best = true;
+        u->state.best_step = u->state.step;
+        u->state.best_loss = u->state.best = 0.0;
+        if ((st = state_save_best(u))) return st;
+    }
+    if (due(u->state.step, r->checkpoint.every) || end) {
+        if ((st = metrics_flush(&t->metrics))) return st;
+        st = state_save_last(u);
+    }
+    return st;
+}
+
+static pc_status train(trainer *t)
+{
+    run *u = &t->u;
+    pc_status st = PC_OK;
+    pc_progress_open(&t->bar, recipe_word("stage", u->recipe->top.stage), "steps", u->steps);
+    while (u->state.step < u->steps && !stop_asked) {
+        step_metrics m;
+        char note[96];
+        if ((st = train_step(t, &m)) || (st = after_step(t, &m))) break;
+        snprintf(note, sizeof note, "loss %.3f (chance %.2f)", t->loss, u->chance);
+        pc_progress_update(&t->bar, u->state.step, note);
+    }
+    pc_progress_close(&t->bar);
+    return st;
+}
+
+// ---- before and after ----------------------------------------------------------------------------
+
+static pc_status write_recipe(const run *u)
+{
+    char path[4096], *yaml = NULL;
+    pc_status st = recipe_to_yaml(&yaml, u->recipe, true);
+    if (!st) st = pc_file_write(state_path(path, u->recipe, "recipe.yaml"), yaml, strlen(yaml));
+    free(yaml);
+    return st;
+}
+
+static void log_start(const run *u)
+{
+    const recipe *r = u->recipe;
+    pc_isa isa = PC_ISA_REF;
+    char bytes[32];
+    (void)pc_isa_choose(&isa);
+    pc_log("percept-train %s, %s, %d threads (%s), %lld parameters, %lld trained, %s of memory "
+           "planned",
+           PERCEPT_VERSION, pc_isa_name(isa), u->threads,
+           u->request.samples ? "each its own micro-batches" : "sharing every operation",
+           (long long)u->plan.numbers, (long long)u->plan.trained,
+           plan_bytes(bytes, sizeof bytes, (double)u->plan.total));
+    pc_log("%s: %lld samples, %lld steps of %lld (%.2f epochs), into %s", r->top.name,
+           (long long)u->train.count, (long long)u->steps, (long long)r->batch.size,
+           (double)u->steps / (double)(u->steps_per_epoch > 0 ? u->steps_per_epoch : 1),
+           r->top.out);
+    if (u->resumed) pc_log("going on after step %lld", (long long)u->state.step);
+}
+
+static pc_status interrupted(trainer *t)
+{
+    run *u = &t->u;
+    pc_status st = metrics_flush(&t->metrics);
+    if (!st) st = state_save_last(u);
+    if (st) return st;
+    pc_log("stopped after step %lld of %lld; go on with: percept-train %s --resume",
+           (long long)u->state.step, (long long)u->steps, u->recipe->file);
+    return pc_fail(PC_ERR_INTERRUPTED, "stopped after step %lld", (long long)u->state.step);
+}
+
+static pc_status finish(trainer *t)
+{
+    run *u = &t->u;
+    char path[4096];
+    const report_input in = {.run = u,
+                             .metrics = &t->metrics,
+                             .val = t->validated ? &t->last_val : NULL,
+                             .seconds = pc_seconds() - t->began};
+    pc_status st = metrics_flush(&t->metrics);
+    if (!st) st = report_write(&in);
+    if (!st)
+        pc_log("done: %s, %s", state_path(path, u->recipe, "checkpoints/best.h5"), "report.html");
+    return st;
+}
+
+pc_status loop_train(recipe *r, bool resume)
+{
+    trainer *t = calloc(1, sizeof *t);
+    struct sigaction old[2];
+    char *last = NULL, path[4096];
+    pc_status st;
+    if (!t) return pc_fail(PC_ERR_MEMORY, "trainer");
+    t->began = pc_seconds();
+    t->metrics.fd = t->metrics.board.fd = -1;
+    catch_signals(old);
+    if ((st = state_folder(&last, r, resume)) || (st = run_open(&t->u, r, last, false))) goto out;
+    if (t->u.state.step >= t->u.steps) {
+        pc_log("'%s' is complete: %lld steps", r->top.out, (long long)t->u.state.step);
+        goto out;
+    }
+    log_start(&t->u);
+    if ((st = write_recipe(&t->u))) goto out;
+    if (!(t->u.resumed && pc_file_exists(state_path(path, r, "manifest.json"))) &&
+        (st = manifest_write(&t->u)))
+        goto out;
+    if ((st = metrics_open(&t->metrics, r->top.out, t->u.state.step))) goto out;
+    if ((st = train(t))) goto out;
+    st = t->u.state.step < t->u.steps ? interrupted(t) : finish(t);
+out:
+    release_signals(old);
+    metrics_close(&t->metrics);
+    run_close(&t->u);
+    free(last);
+    free(t);
+    return st;
+}
+
+pc_status loop_plan(recipe *r)
+{
+    run u;
+    pc_status st = run_open(&u, r, NULL, true);
+    if (!st) {
+        printf("%s: %lld steps of %lld samples in micro-batches of %lld, %d %s\n", r->top.name,
+               (long long)u.steps, (long long)r->batch.size, (long long)r->batch.micro,
+               u.request.replicas, u.request.replicas == 1 ? "replica" : "replicas");
+        plan_print(stdout, &u.plan);
+        st = plan_check(&u.plan, &u.request);
+    }
+    run_close(&u);
+    return st;
+}
