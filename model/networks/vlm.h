@@ -57,6 +57,7 @@ void pc_vlm_params(pc_params *p, pc_vlm *l, const pc_vlm_config *c);
 void pc_vlm_close(pc_vlm *l);
 pc_status pc_vlm_validate(const pc_vlm_config *c);
 int64_t pc_vlm_rows_per_image(const pc_vlm_config *c);
+int64_t pc_vlm_rows(const pc_vlm_config *c, const int32_t *ids, int64_t n); // that n ids take
 int64_t pc_vlm_stop(const pc_vlm_config *c); // blocks of the tower that run
 
 // Projected features (images * rows per image, C) and, in one go, normed rows (N,C).

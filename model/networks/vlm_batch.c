@@ -31,11 +31,11 @@ typedef struct run {
         image_end; // the image that the present row belongs to; empty outside images
 } run;
 
-static int64_t rows_of(const layout *y, const pc_sequence *s, int64_t begin, int64_t end)
+int64_t pc_vlm_rows(const pc_vlm_config *c, const int32_t *ids, int64_t n)
 {
+    const int64_t image = pc_vlm_rows_per_image(c);
     int64_t rows = 0;
-    for (int64_t i = begin; i < end; i++)
-        rows += s->ids[i] == y->config->image_id && y->image_rows > 0 ? y->image_rows : 1;
+    for (int64_t i = 0; i < n; i++) rows += image > 0 && ids[i] == c->image_id ? image : 1;
     return rows;
 }
 
@@ -155,7 +155,7 @@ pc_status pc_vlm_batch_build(pc_vlm_batch *out, pc_arena *a, const pc_vlm_config
     for (int64_t s = 0; s < S; s++) {
         if ((st = check(&seqs[s]))) return pc_context(st, "sequence %lld", (long long)s + 1);
         branches = branches || seqs[s].branches > 0;
-        N += rows_of(&y, &seqs[s], 0, seqs[s].length);
+        N += pc_vlm_rows(c, seqs[s].ids, seqs[s].length);
     }
     if (N > INT32_MAX) return pc_fail(PC_ERR_INPUT, "%lld rows in one batch", (long long)N);
 

@@ -1,0 +1,300 @@
+/*
+ * generate.c - prefill, then a token a step.
+ *
+ * The cache of a layer has a place for every row that will ever be: for each sequence its prefix, then each
+ * branch with room for its answer. A sequence without branches is one branch and no prefix.
+ *
+ *     cache   [ prefix ][ branch 0 | its answer ][ branch 1 | its answer ] ...   next sequence ...
+ */
+#include "model/networks/generate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/layers/mask.h"
+
+typedef struct branch {
+    int64_t sequence;
+    int64_t first, rows;         // its rows in the cache, the answer's so far included
+    int64_t prefix, prefix_rows; // the prefix's rows in the cache
+    int64_t last;                // batch row of its last prompt token
+    int32_t next;                // the id chosen last, to be read next
+    bool live;
+} branch;
+
+typedef struct generator {
+    pc_runner *runner;
+    const pc_vlm *vlm;
+    const pc_generate_options *options;
+    int64_t S, branches, rows; // sequences, branches, rows of the cache
+    branch *branch;            // (branches)
+    int64_t *sequence_row;     // (S+1): first cache row of each sequence
+    pc_arena cache, host;      // keys and values; index arrays
+    pc_kv *kv;                 // (L)
+    double *work;              // of the sampler
+    // the pass being run
+    pc_vlm_batch batch;
+    pc_tensor ask;    // i32: rows of the batch that predict the next ids
+    pc_tensor logits; // (asked rows, V)
+} generator;
+
+int64_t pc_generate_count(const pc_sequence *seqs, int64_t S)
+{
+    int64_t n = 0;
+    for (int64_t s = 0; s < S; s++) n += seqs[s].branches > 0 ? seqs[s].branches : 1;
+    return n;
+}
+
+void pc_generation_close(pc_generation *g, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        free(g[i].ids);
+        g[i] = (pc_generation){0};
+    }
+}
+
+static void pass(pc_ctx *ctx, void *arg)
+{
+    generator *g = arg;
+    const pc_decoder_config *c = &g->vlm->config.decoder;
+    const int64_t n = g->ask.dim[0];
+    pc_vlm_kept kept;
+    g->logits = pc_alloc2(ctx->act, ctx->real, n, c->V);
+    const pc_tensor rows = pc_alloc2(ctx->act, ctx->real, n, c->C);
+    const pc_tensor normed = pc_vlm_forward(ctx, &kept, g->vlm, &g->batch, g->kv);
+    ctx->ops->gather_forward(ctx, rows, normed, g->ask);
+    pc_decoder_logits(ctx, g->logits, &g->vlm->decoder, rows);
+}
+
+/* Where every branch lies: in the batch (its last row) and in the cache. */
+static void place_branches(generator *g, const pc_sequence *seqs)
+{
+    const pc_vlm_config *c = &g->vlm->config;
+    const int64_t room = g->options->max_tokens;
+    int64_t k = 0, batch_row = 0, row = 0;
+    for (int64_t s = 0; s < g->S; s++) {
+        const pc_sequence *q = &seqs[s];
+        const int64_t prefix_ids = q->branches > 0 ? q->prefix : 0;
+        const int64_t prefix_rows = pc_vlm_rows(c, q->ids, prefix_ids), prefix = row;
+        int64_t begin = prefix_ids;
+        g->sequence_row[s] = row;
+        row += prefix_rows;
+        batch_row += prefix_rows;
+        for (int64_t b = 0; b < (q->branches > 0 ? q->branches : 1); b++) {
+            const int64_t end = q->branches > 0 ? q->branch_end[b] : q->length;
+            const int64_t rows = pc_vlm_rows(c, q->ids + begin, end - begin);
+            batch_row += rows;
+            g->branch[k++] = (branch){.sequence = s,
+                                      .first = row,
+                                      .rows = rows,
+                                      .prefix = prefix,
+                                      .prefix_rows = prefix_rows,
+                                      .last = batch_row - 1,
+                                      .live = true};
+            row += rows + room;
+            begin = end;
+        }
+    }
+    g->sequence_row[g->S] = row;
+    g->rows = row;
+}
+
+/* From rows of the batch to rows of the cache: writes, and what each row sees. */
+static void into_cache(generator *g)
+{
+    pc_vlm_batch *b = &g->batch;
+    const pc_tensor write = pc_alloc1(&g->host, PC_I32, b->N);
+    int32_t *map = pc_i32(write);
+    int64_t n = 0;
+    for (int64_t k = 0; k < g->branches; k++) {
+        const branch *x = &g->branch[k];
+        const bool first = k == 0 || g->branch[k - 1].sequence != x->sequence;
+        for (int64_t i = 0; first && i < x->prefix_rows; i++) map[n++] = (int32_t)(x->prefix + i);
+        for (int64_t i = 0; i < x->rows; i++) map[n++] = (int32_t)(x->first + i);
+    }
+    PC_ASSERT(n == b->N, "%lld rows placed, %lld in the batch", (long long)n, (long long)b->N);
+    for (int64_t i = 0; i < b->N; i++) {
+        pc_i32(b->mask.lo)[i] = map[pc_i32(b->mask.lo)[i]];
+        pc_i32(b->mask.hi)[i] = map[pc_i32(b->mask.hi)[i] - 1] + 1;
+        if (!pc_present(b->mask.plo)) continue;
+        int32_t *lo = &pc_i32(b->mask.plo)[i], *hi = &pc_i32(b->mask.phi)[i];
+        const bool sees = *hi > *lo;
+        *lo = sees ? map[*lo] : 0;
+        *hi = sees ? map[*hi - 1] + 1 : 0;
+    }
+    for (int64_t s = 0; s <= g->S; s++) pc_i32(b->mask.k_off)[s] = (int32_t)g->sequence_row[s];
+    for (int64_t l = 0; l < g->vlm->config.decoder.L; l++) g->kv[l].write = write;
+}
+
+/* A batch of one row for each live branch: the id chosen last, reading the cache. */
+static void step_batch(generator *g)
+{
+    const pc_decoder_config *c = &g->vlm->config.decoder;
+    int64_t N = 0;
+    for (int64_t k = 0; k < g->branches; k++) N += g->branch[k].live;
+    pc_vlm_batch *b = &g->batch;
+    *b = (pc_vlm_batch){.N = N};
+    b->ids = pc_alloc1(&g->host, PC_I32, N);
+    b->pos = pc_alloc1(&g->host, PC_I32, N);
+    pc_mask_alloc(&b->mask, &g->host, g->S, N, true);
+    const pc_tensor write = pc_alloc1(&g->host, PC_I32, N);
+    g->ask = pc_alloc1(&g->host, PC_I32, N);
+
+    for (int64_t s = 0; s <= g->S; s++) {
+        pc_i32(b->mask.q_off)[s] = 0;
+        pc_i32(b->mask.k_off)[s] = (int32_t)g->sequence_row[s];
+    }
+    int64_t n = 0;
+    for (int64_t k = 0; k < g->branches; k++) {
+        branch *x = &g->branch[k];
+        if (!x->live) continue;
+        const int64_t pos = x->prefix_rows + x->rows, row = x->first + x->rows++;
+        const int64_t far = c->window > 0 && pos >= c->window ? pos - c->window + 1 : 0;
+        const bool prefix = far < x->prefix_rows; // in sight
+        pc_i32(b->ids)[n] = x->next;
+        pc_i32(b->pos)[n] = (int32_t)pos;
+        pc_i32(write)[n] = (int32_t)row;
+        pc_i32(b->mask.lo)[n] = (int32_t)(x->first + (prefix ? 0 : far - x->prefix_rows));
+        pc_i32(b->mask.hi)[n] = (int32_t)(row + 1);
+        pc_i32(b->mask.plo)[n] = (int32_t)(prefix ? x->prefix + far : 0);
+        pc_i32(b->mask.phi)[n] = (int32_t)(prefix ? x->prefix + x->prefix_rows : 0);
+        b->mask.pairs += (double)(pos + 1 - far);
+        pc_i32(g->ask)[n] = (int32_t)n;
+        pc_i32(b->mask.q_off)[x->sequence + 1] = (int32_t)++n;
+    }
+    for (int64_t s = 0; s < g->S; s++) // a sequence that has ended has no rows
+        if (pc_i32(b->mask.q_off)[s + 1] < pc_i32(b->mask.q_off)[s])
+            pc_i32(b->mask.q_off)[s + 1] = pc_i32(b->mask.q_off)[s];
+    for (int64_t l = 0; l < c->L; l++) g->kv[l].write = write;
+}
+
+static bool is_stop(const pc_generate_options *o, int32_t id)
+{
+    for (int i = 0; i < o->stops; i++)
+        if (o->stop[i] == id) return true;
+    return false;
+}
+
+/* Reads the logits of the pass and takes one id for each live branch; *live is how many go on. */
+static pc_status choose(generator *g, pc_generation *out, int64_t *live)
+{
+    const pc_generate_options *o = g->options;
+    int64_t n = 0;
+    *live = 0;
+    for (int64_t k = 0; k < g->branches; k++) {
+        branch *x = &g->branch[k];
+        if (!x->live) continue;
+        const int64_t pos = x->prefix_rows + x->rows; // of the id that is chosen
+        pc_tensor logits = pc_rows(g->logits, n, n + 1);
+        logits = pc_view1(logits.data, logits.dtype, logits.dim[1]);
+        n++;
+        const pc_status st =
+            pc_sample(&x->next, logits, o->vocabulary, &o->sampling, pos, k, g->work);
+        if (st) return pc_context(st, "sequence %lld, position %lld", (long long)k, (long long)pos);
+        if (is_stop(o, x->next)) {
+            out[k].stopped = true;
+            x->live = false;
+            continue;
+        }
+        out[k].ids[out[k].length++] = x->next;
+        if (o->token && !o->token(o->arg, k, x->next)) {
+            out[k].stopped = true;
+            x->live = false;
+        }
+        if (out[k].length >= o->max_tokens || pos >= g->vlm->config.decoder.T) x->live = false;
+        *live += x->live;
+    }
+    return PC_OK;
+}
+
+static pc_status open_generator(generator *g, pc_generation *out, const pc_sequence *seqs)
+{
+    const pc_decoder_config *c = &g->vlm->config.decoder;
+    const size_t width = (size_t)(c->G * c->D), L = (size_t)(c->L > 0 ? c->L : 1);
+    g->branch = calloc((size_t)g->branches, sizeof *g->branch);
+    g->sequence_row = calloc((size_t)g->S + 1, sizeof *g->sequence_row);
+    g->kv = calloc(L, sizeof *g->kv);
+    g->work = calloc(2 * (size_t)c->V, sizeof *g->work);
+    if (!g->branch || !g->sequence_row || !g->kv || !g->work)
+        return pc_fail(PC_ERR_MEMORY, "%lld sequences", (long long)g->S);
+    for (int64_t k = 0; k < g->branches; k++) {
+        out[k].ids = malloc((size_t)g->options->max_tokens * sizeof *out[k].ids + 1);
+        if (!out[k].ids)
+            return pc_fail(PC_ERR_MEMORY, "%lld answers of up to %lld tokens",
+                           (long long)g->branches, (long long)g->options->max_tokens);
+    }
+    place_branches(g, seqs);
+    if (g->rows > INT32_MAX)
+        return pc_fail(PC_ERR_INPUT, "%lld rows of keys and values", (long long)g->rows);
+    const size_t layer = (size_t)g->rows * width * pc_dtype_size(g->runner->ctx.real) + PC_ALIGN;
+    const pc_status st = pc_arena_open(&g->cache, "keys and values", 2 * L * layer);
+    if (st) return st;
+    for (int64_t l = 0; l < c->L; l++) {
+        g->kv[l].k = pc_alloc2(&g->cache, g->runner->ctx.real, g->rows, c->G * c->D);
+        g->kv[l].v = pc_alloc2(&g->cache, g->runner->ctx.real, g->rows, c->G * c->D);
+    }
+    return PC_OK;
+}
+
+static void close_generator(generator *g)
+{
+    free(g->branch);
+    free(g->sequence_row);
+    free(g->kv);
+    free(g->work);
+    pc_arena_close(&g->cache);
+    pc_arena_close(&g->host);
+}
+
+/* Lays the prompts out, in an arena for index arrays that the steps will use again. */
+static pc_status prefill_batch(generator *g, const pc_sequence *seqs, int64_t images)
+{
+    pc_arena dry;
+    pc_arena_open_dry(&dry, "prompts");
+    pc_status st = pc_vlm_batch_build(&g->batch, &dry, &g->vlm->config, seqs, g->S, images);
+    if (st) return st;
+    // Beyond what the batch takes: two index arrays, and all arrays of a step.
+    const size_t extra = (size_t)(16 * (g->S + g->branches + 8)) * sizeof(int32_t) * 2 +
+                         (size_t)g->batch.N * sizeof(int32_t) + 32 * PC_ALIGN;
+    if ((st = pc_arena_open(&g->host, "prompts", dry.peak + extra)) ||
+        (st = pc_vlm_batch_build(&g->batch, &g->host, &g->vlm->config, seqs, g->S, images)))
+        return st;
+    into_cache(g);
+    g->ask = pc_alloc1(&g->host, PC_I32, g->branches);
+    for (int64_t k = 0; k < g->branches; k++) pc_i32(g->ask)[k] = (int32_t)g->branch[k].last;
+    return PC_OK;
+}
+
+pc_status pc_generate(pc_generation *out, pc_runner *r, const pc_vlm *l, const pc_sequence *seqs,
+                      int64_t S, pc_tensor pixels, const pc_generate_options *o)
+{
+    generator g = {
+        .runner = r, .vlm = l, .options = o, .S = S, .branches = pc_generate_count(seqs, S)};
+    const int64_t images = pc_present(pixels) ? pixels.dim[0] : 0;
+    int64_t live = g.branches;
+    memset(out, 0, (size_t)g.branches * sizeof *out);
+    for (int64_t s = 0, k = 0; s < S; s++) { // every branch needs a token to go on from
+        int64_t begin = seqs[s].branches > 0 ? seqs[s].prefix : 0;
+        for (int64_t b = 0; b < (seqs[s].branches > 0 ? seqs[s].branches : 1); b++, k++) {
+            const int64_t end = seqs[s].branches > 0 ? seqs[s].branch_end[b] : seqs[s].length;
+            if (end <= begin)
+                return pc_fail(PC_ERR_INPUT, "sequence %lld: an empty prompt", (long long)k);
+            begin = end;
+        }
+    }
+    if (g.branches == 0 || o->max_tokens < 1) return PC_OK;
+
+    pc_status st = open_generator(&g, out, seqs);
+    if (st || (st = prefill_batch(&g, seqs, images))) goto out;
+    g.batch.pixels = pixels;
+    if ((st = pc_runner_run(r, pass, &g)) || (st = choose(&g, out, &live))) goto out;
+    while (live > 0) {
+        pc_arena_release(&g.host, 0);
+        step_batch(&g);
+        if ((st = pc_runner_run(r, pass, &g)) || (st = choose(&g, out, &live))) goto out;
+    }
+out:
+    close_generator(&g);
+    if (st) pc_generation_close(out, g.branches);
+    return st;
+}
