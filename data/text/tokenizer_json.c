@@ -423,19 +423,23 @@ static pc_status read_added(pc_tokenizer *t, const json_t *root)
 
 static pc_status template_ids(pc_tokenizer *t, pc_ids *out, const json_t *part, const char *name)
 {
-    const json_t *special = json_object_get(json_object_get(part, "special_tokens"), name), *id;
-    const json_t *ids = json_object_get(special, "ids");
-    size_t i;
-    if (!json_is_array(ids))
-        return pc_fail(PC_ERR_FORMAT, "TemplateProcessing: no special_tokens[\"%s\"].ids", name);
-    json_array_foreach(ids, i, id)
-    {
-        const int64_t value = json_is_integer(id) ? (int64_t)json_integer_value(id) : -1;
-        if (value < 0 || value >= t->vocab)
+    const json_t *special = json_object_get(json_object_get(part, "special_tokens"), name);
+    const json_t *ids = json_object_get(special, "ids"),
+                 *tokens = json_object_get(special, "tokens");
+    const size_t n = json_array_size(ids);
+    if (!json_is_array(ids) || json_array_size(tokens) != n)
+        return pc_fail(
+            PC_ERR_FORMAT,
+            "TemplateProcessing: special_tokens[\"%s\"] needs `ids` and as many `tokens`", name);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *id = json_array_get(ids, i), *token = json_array_get(tokens, i);
+        const char *text = json_is_string(token) ? json_string_value(token) : "";
+        const int32_t known = pc_tokenizer_id(t, text);
+        if (!json_is_integer(id) || known < 0 || json_integer_value(id) != known)
             return pc_fail(PC_ERR_FORMAT,
-                           "TemplateProcessing: \"%s\" has id %lld, expected 0 to %d", name,
-                           (long long)value, t->vocab - 1);
-        pc_status st = pc_ids_add(out, (int32_t)value);
+                           "TemplateProcessing: \"%s\" has id %lld here and %d in the vocabulary",
+                           text, (long long)json_integer_value(id), known);
+        pc_status st = pc_ids_add(out, known);
         if (st) return st;
     }
     return PC_OK;

@@ -430,7 +430,6 @@ static void trainer_close(trainer *w)
 pc_status pc_tokenizer_train(pc_tokenizer **out, const char *const *texts, int64_t n, int32_t vocab,
                              const char *const *specials, int n_specials)
 {
-    trainer w = {.rules = {.nfc = true}, .vocab = json_object(), .merges = json_array()};
     char *json = NULL;
     pc_status st = PC_OK;
     *out = NULL;
@@ -438,6 +437,7 @@ pc_status pc_tokenizer_train(pc_tokenizer **out, const char *const *texts, int64
         return pc_fail(PC_ERR_INPUT,
                        "a vocabulary of %d is too small: 256 bytes and %d special tokens need %d",
                        vocab, n_specials, 256 + n_specials);
+    trainer w = {.rules = {.nfc = true}, .vocab = json_object(), .merges = json_array()};
     if (!w.vocab || !w.merges) st = pc_fail(PC_ERR_MEMORY, "a vocabulary");
     for (int i = 0; i < n_specials && !st; i++)
         if (!*specials[i]) st = pc_fail(PC_ERR_INPUT, "an empty special token");
