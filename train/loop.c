@@ -48,7 +48,7 @@ static void release_signals(const struct sigaction old[2])
 typedef struct trainer {
     run u;
     metrics metrics;
-    validation last_val, best_val;
+    validation last_val;
     bool validated; // last_val is of the present step
     pc_progress bar;
     double began, first_loss, loss;
@@ -98,7 +98,6 @@ static pc_status validate(trainer *t)
     pc_log("step %lld: %s%s", (long long)u->state.step,
            validation_text(text, sizeof text, &t->last_val, u), best ? "; the best so far" : "");
     if (!best) return PC_OK;
-    t->best_val = t->last_val;
     return state_save_best(u);
 }
 
@@ -183,12 +182,14 @@ static void log_start(const run *u)
 static pc_status interrupted(trainer *t)
 {
     run *u = &t->u;
+    char path[4096];
     pc_status st = metrics_flush(&t->metrics);
     if (!st) st = state_save_last(u);
     if (st) return st;
-    pc_log("stopped after step %lld of %lld; go on with: percept-train %s --resume",
-           (long long)u->state.step, (long long)u->steps, u->recipe->file);
-    return pc_fail(PC_ERR_INTERRUPTED, "stopped after step %lld", (long long)u->state.step);
+    return pc_fail(PC_ERR_INTERRUPTED,
+                   "stopped after step %lld of %lld; go on with: percept-train %s --resume",
+                   (long long)u->state.step, (long long)u->steps,
+                   state_path(path, u->recipe, "recipe.yaml"));
 }
 
 static pc_status finish(trainer *t)
@@ -206,6 +207,21 @@ static pc_status finish(trainer *t)
     return st;
 }
 
+// Nothing left to do, unless the run was killed between its last checkpoint and its report.
+static pc_status complete(trainer *t)
+{
+    run *u = &t->u;
+    char path[4096];
+    pc_log("'%s' is complete: %lld steps", u->recipe->top.out, (long long)u->state.step);
+    if (pc_file_exists(state_path(path, u->recipe, "report.html"))) return PC_OK;
+    pc_status st = metrics_open(&t->metrics, u->recipe->top.out, u->state.step);
+    if (!st && u->val_loader) {
+        st = validation_run(&t->last_val, u);
+        t->validated = true;
+    }
+    return st ? st : finish(t);
+}
+
 pc_status loop_train(recipe *r, bool resume)
 {
     trainer *t = calloc(1, sizeof *t);
@@ -218,7 +234,7 @@ pc_status loop_train(recipe *r, bool resume)
     catch_signals(old);
     if ((st = state_folder(&last, r, resume)) || (st = run_open(&t->u, r, last, false))) goto out;
     if (t->u.state.step >= t->u.steps) {
-        pc_log("'%s' is complete: %lld steps", r->top.out, (long long)t->u.state.step);
+        st = complete(t);
         goto out;
     }
     log_start(&t->u);

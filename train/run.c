@@ -202,7 +202,9 @@ static pc_status make_plan(run *u)
 static pc_status read_state(run *u)
 {
     const run_state now = u->state;
-    pc_status st = state_read(&u->state, u->bundle.text.state);
+    pc_status st = state_read(&u->state, u->text.state);
+    free(u->text.state);
+    u->text.state = NULL;
     if (st) return st;
     if (now.samples != u->state.samples || strcmp(now.data, u->state.data))
         return pc_fail(

@@ -238,8 +238,7 @@ static pc_status write_texts(run *u, bool going_on)
         *t = u->bundle.text;
         u->bundle.text = (pc_native_text){0};
         free(t->recipe);
-        free(t->state);
-        t->recipe = t->state = NULL;
+        t->recipe = NULL; // today's; `state` is read, then made anew at each writing
     } else {
         t->model = json_text(pc_model_config_to_json(&u->model->config));
         t->image = json_text(pc_image_config_to_json(&u->image));
