@@ -281,11 +281,16 @@ pc_tensor pc_vision_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *
     return kept->hidden;
 }
 
-bool pc_vision_trains(const pc_vision *l, int64_t stop)
+static bool stem_trains(const pc_vision *l)
 {
     for (int i = 0; i < l->stems; i++)
         if (pc_linear_trains(&l->stem[i])) return true;
-    return pc_present(l->class_token.g) || pc_present(l->positions.g) ||
+    return false;
+}
+
+bool pc_vision_trains(const pc_vision *l, int64_t stop)
+{
+    return stem_trains(l) || pc_present(l->class_token.g) || pc_present(l->positions.g) ||
            pc_norm_trains(&l->norm_pre) || pc_transformer_trains(&l->blocks, stop);
 }
 
@@ -301,10 +306,10 @@ void pc_vision_backward(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *kept, p
         pc_norm_backward(ctx, dhidden, &l->norm_pre, &kept->norm_pre, dhidden, kept->tokens,
                          PC_NONE);
     positions_backward(ctx, l, kept, dhidden);
+    if (pc_present(l->class_token.g))
+        ctx->grad_ops->embedding_backward(ctx, l->class_token.g, dhidden, kept->cls_ids);
     pc_tensor drows = dhidden;
-    if (c->class_token) {
-        if (pc_present(l->class_token.g))
-            ctx->grad_ops->embedding_backward(ctx, l->class_token.g, dhidden, kept->cls_ids);
+    if (c->class_token && stem_trains(l)) {
         drows = pc_alloc2(ctx->scratch, ctx->real, kept->B * kept->h * kept->w, c->C);
         ctx->grad_ops->splice_backward(ctx, drows, dhidden, kept->patch_rows);
     }
