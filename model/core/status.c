@@ -117,11 +117,11 @@ const char *pc_nearest(const char *word, const char *const *names, int n)
 
 void pc_assert_failed(const char *file, int line, const char *expr, const char *fmt, ...)
 {
-    fprintf(stderr, "%s:%d: broken promise: %s: ", file, line, expr);
+    char text[MESSAGE_MAX];
     va_list args;
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
+    vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    fputc('\n', stderr);
+    fprintf(stderr, "%s:%d: broken promise: %s: %s\n", file, line, expr, text);
     abort();
 }
