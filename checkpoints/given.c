@@ -3,6 +3,8 @@
  */
 #include "checkpoints/given.h"
 
+#include "model/layers/mask.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,12 +105,8 @@ static pc_status valid_runs(int64_t *first, int64_t *last, const int32_t *mask, 
 static void mask_fill(pc_mask *m, pc_arena *a, const int64_t *first, const int64_t *last, int64_t B,
                       int64_t T, bool causal, int64_t window)
 {
-    m->S = B;
-    m->q_off = pc_alloc1(a, PC_I32, B + 1);
-    m->k_off = pc_alloc1(a, PC_I32, B + 1);
-    m->lo = pc_alloc1(a, PC_I32, B * T);
-    m->hi = pc_alloc1(a, PC_I32, B * T);
-    m->plo = m->phi = PC_NONE;
+    pc_mask_alloc(m, a, B, B * T, false);
+    m->pairs = 0.0;
     for (int64_t b = 0; b <= B; b++) pc_i32(m->q_off)[b] = pc_i32(m->k_off)[b] = (int32_t)(b * T);
     for (int64_t b = 0; b < B; b++)
         for (int64_t t = 0; t < T; t++) {
@@ -118,6 +116,7 @@ static void mask_fill(pc_mask *m, pc_arena *a, const int64_t *first, const int64
             if (hi < lo) hi = lo;
             pc_i32(m->lo)[b * T + t] = (int32_t)(b * T + lo);
             pc_i32(m->hi)[b * T + t] = (int32_t)(b * T + hi);
+            m->pairs += (double)(hi - lo);
         }
 }
 
@@ -156,6 +155,21 @@ static pc_status text_batch(pc_given *g, const pc_text_config *c, const int32_t 
         pc_i32(b->pooled)[s] = (int32_t)(s * T + at);
     }
     return PC_OK;
+}
+
+// Rows of one image see each other both ways.
+static void see_whole_images(pc_vlm_batch *b, int64_t per)
+{
+    const int32_t *row = pc_i32(b->image_rows);
+
+    for (int64_t i = 0; i < b->images * per; i++) {
+        const int32_t begin = row[i / per * per], end = row[i / per * per + per - 1] + 1;
+        int32_t *lo = &pc_i32(b->mask.lo)[row[i]], *hi = &pc_i32(b->mask.hi)[row[i]];
+        b->mask.pairs +=
+            (double)(end > *hi ? end - *hi : 0) + (double)(*lo > begin ? *lo - begin : 0);
+        if (end > *hi) *hi = end;
+        if (begin < *lo) *lo = begin;
+    }
 }
 
 static pc_status vlm_batch(pc_given *g, const pc_vlm_config *c, const int32_t *ids,
@@ -205,6 +219,7 @@ static pc_status vlm_batch(pc_given *g, const pc_vlm_config *c, const int32_t *i
         b->supervised += label >= 0;
     }
     mask_fill(&b->mask, a, first, last, B, T, true, c->decoder.window);
+    if (c->image_bidirectional && places) see_whole_images(b, per);
     return PC_OK;
 }
 
@@ -274,8 +289,11 @@ pc_status pc_given_open(pc_given *g, const pc_safetensors *file, const pc_model_
     }
     // A text tower whose texts are always full (SigLIP) attends to padding too: the mask says nothing to it.
     if (clip && config->clip.text.pad_to_context) mask.there = false;
-    const int64_t low = clip ? 0 : (config->vlm.image_id < 0 ? config->vlm.image_id : 0);
-    if ((st = integers(id, &ids, B, T, 0, low, V - 1)) ||
+    // An image's id may lie outside the vocabulary.
+    const int64_t image = clip ? 0 : config->vlm.image_id;
+    const int64_t high = image >= V ? image : V - 1;
+    const int64_t low = image < 0 ? image : 0;
+    if ((st = integers(id, &ids, B, T, 0, low, high)) ||
         (st = integers(ones, &mask, B, T, 1, 0, 1)) ||
         (st = integers(label, &labels, B, T, -100, -100, V - 1)) ||
         (st = valid_runs(first, last, ones, mask.name, B, T)))

@@ -223,7 +223,7 @@ static pc_status original_config(pc_model_config *out, const json_t *json)
                        "key 'mm_vision_select_feature': \"%s\"; expected patch or cls_patch",
                        select);
     c->keep_class = !strcmp(select, "cls_patch");
-    c->image_id = -200; // no token: the place is marked while the text is laid out
+    c->image_id = c->decoder.V; // no token: the id behind the last one marks the place
     c->projector = (pc_projector_config){
         .depth = depth,
         .in = c->vision.C,
