@@ -2,7 +2,8 @@
  * report.h - report.html: a run on one self-contained page.
  *
  *   report_curves.c   metrics.jsonl back into numbers; curves as inline SVG
- *   report_samples.c  validation images with questions, greedy answers and truths; or captions found
+ *   report_samples.c  validation images, for two towers with the captions they find
+ *   report_answers.c  for a vlm with questions, greedy answers and truths
  *   report_page.c     the page: head figures, curves, tables, plan against use, recipe, versions
  *
  * No script, no fetch: the file can be mailed. Colours follow the reader's light or dark setting.
@@ -53,7 +54,10 @@ typedef struct curve {
 void chart_write(FILE *out, const char *title, const curve *curves, int n, double level,
                  const char *level_label, bool percent, bool log_scale);
 
-// ---- report_samples.c ----
+// ---- report_samples.c, report_answers.c ----
+pc_status report_picture(FILE *out, const run *u,
+                         const char *path);                 // an <img> with the pixels in it
+pc_status report_answers(FILE *out, run *u, int64_t count); // cards of a vlm
 // The grid of examples as HTML.
 pc_status report_samples(FILE *out, run *u, int64_t count);
 

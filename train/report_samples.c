@@ -1,8 +1,7 @@
 /*
  * report_samples.c - validation images with what the model makes of them.
  *
- * Pictures are as the model sees them (resized), as PNG inside the page; a file's own bytes would be
- * heavier and show what the model never saw.
+ * Pictures go into the page as PNG, large ones made smaller first.
  */
 #include "train/report.h"
 
@@ -25,7 +24,7 @@
 #pragma GCC diagnostic pop
 #endif
 
-enum { SHOWN_SIDE = 224, SHOWN_TURNS = 4 };
+enum { SHOWN_SIDE = 224 };
 
 // ---- pictures ------------------------------------------------------------------------------------
 
@@ -62,7 +61,7 @@ static void base64(FILE *out, const unsigned char *p, size_t n)
 }
 
 // At most SHOWN_SIDE pixels on the longer side; small pictures are left as they are.
-static pc_status picture(FILE *out, const run *u, const char *path)
+pc_status report_picture(FILE *out, const run *u, const char *path)
 {
     pc_image image, small = {0};
     pc_status st = pc_image_open(&image, path, u->image.orient);
@@ -127,7 +126,7 @@ static pc_status caption_cards(FILE *out, run *u, int64_t count, pc_tensor U, pc
         const pc_sample *own = &u->shown.samples[row_sample[i]];
         const pc_sample *other = &u->shown.samples[row_sample[found]];
         fprintf(out, "<div class=sample>");
-        if ((st = picture(out, u, own->image))) break;
+        if ((st = report_picture(out, u, own->image))) break;
         fprintf(out, "<dl><dt>its caption</dt><dd>");
         html_text(out, own->captions[0]);
         fprintf(out, "</dd><dt>nearest of %lld</dt><dd class=%s>", (long long)rows,
@@ -159,7 +158,8 @@ static pc_status tower_samples(FILE *out, run *u, int64_t count)
 pc_status report_samples(FILE *out, run *u, int64_t count)
 {
     fprintf(out, "<h2>Examples from validation</h2><div class=samples>\n");
-    pc_status st = u->model->config.kind == PC_MODEL_CLIP ? tower_samples(out, u, count) : PC_OK;
+    pc_status st = u->model->config.kind == PC_MODEL_CLIP ? tower_samples(out, u, count)
+                                                          : report_answers(out, u, count);
     fprintf(out, "</div>\n");
     return pc_context(st, "examples");
 }

@@ -1,0 +1,156 @@
+/*
+ * report_answers.c - validation questions, the model's greedy answers, and the truths.
+ *
+ * Answers are written token by token through the generator that `percept ask` uses; they are not the
+ * teacher-forced ones that validation counts.
+ */
+#define pc_sample pc_sample_function // the name is a type of data/datasets
+#include "model/networks/generate.h"
+#undef pc_sample
+#include "train/report.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TURNS = 4, ANSWER_TOKENS = 64 };
+
+// What the user says, image mark in front: as the training data have it in a first turn.
+static void say(char *buf, size_t size, const char *question, bool image)
+{
+    if (!strncmp(question, "<image>", 7)) question += 7;
+    question += strspn(question, "\n ");
+    snprintf(buf, size, "%s%s", !image ? "" : *question ? "<image>\n" : "<image>", question);
+}
+
+static char *trimmed(char *text)
+{
+    char *end = text + strlen(text);
+    while (end > text && isspace((unsigned char)end[-1])) *--end = 0;
+    return text + strspn(text, " \t\r\n");
+}
+
+static bool same_words(const char *a, const char *b)
+{
+    char *x = strdup(a), *y = strdup(b);
+    const bool same = x && y && !strcmp(trimmed(x), trimmed(y));
+    free(x);
+    free(y);
+    return same;
+}
+
+typedef struct asked {
+    int64_t n;
+    const char *question[TURNS], *truth[TURNS];
+    pc_rendered rendered[TURNS];
+    pc_sequence sequence[TURNS];
+    pc_generation answer[TURNS];
+    float *pixels; // the image once for each question
+} asked;
+
+static void close_asked(asked *a)
+{
+    for (int64_t i = 0; i < TURNS; i++) pc_rendered_close(&a->rendered[i]);
+    pc_generation_close(a->answer, TURNS);
+    free(a->pixels);
+}
+
+static pc_status render(asked *a, const run *u, const pc_sample *s)
+{
+    a->n = s->n_turns ? (s->n_turns < TURNS ? s->n_turns : TURNS) : 1;
+    for (int64_t i = 0; i < a->n; i++) {
+        char text[8192];
+        a->question[i] = s->n_turns ? s->turns[i].question : "";
+        a->truth[i] = s->n_turns ? s->turns[i].answer : s->captions[0];
+        say(text, sizeof text, a->question[i], s->image != NULL);
+        const pc_message messages[2] = {{PC_ROLE_SYSTEM, s->system}, {PC_ROLE_USER, text}};
+        const int skip = s->system ? 0 : 1;
+        pc_status st =
+            pc_template_render(u->template, &a->rendered[i], u->tokenizer, messages + skip,
+                               2 - skip, true, (int32_t)u->model->config.vlm.image_id);
+        if (st) return st;
+        a->sequence[i] =
+            (pc_sequence){.ids = a->rendered[i].ids.list, .length = a->rendered[i].ids.count};
+    }
+    return PC_OK;
+}
+
+static pc_status load_pixels(pc_tensor *out, asked *a, const run *u, const pc_sample *s)
+{
+    const int64_t S = u->image.size, one = 3 * S * S;
+    pc_image image;
+    *out = PC_NONE;
+    if (!s->image || u->model->config.vlm.vision.L == 0) return PC_OK;
+    a->pixels = malloc((size_t)(a->n * one) * sizeof *a->pixels);
+    if (!a->pixels) return pc_fail(PC_ERR_MEMORY, "pixels");
+    pc_status st = pc_image_open(&image, s->image, u->image.orient);
+    if (st) return st;
+    st = pc_image_preprocess(a->pixels, &image, &u->image);
+    pc_image_close(&image);
+    for (int64_t i = 1; i < a->n; i++)
+        memcpy(a->pixels + i * one, a->pixels, (size_t)one * sizeof *a->pixels);
+    *out = pc_view4(a->pixels, PC_F32, a->n, 3, S, S);
+    return st;
+}
+
+static pc_status generate(asked *a, run *u, pc_runner *runner, const pc_sample *s)
+{
+    pc_tensor pixels;
+    const int32_t stop = pc_template_stop(u->template, u->tokenizer);
+    const pc_generate_options options = {.max_tokens = ANSWER_TOKENS,
+                                         .sampling = {.top_p = 1.0},
+                                         .stop = &stop,
+                                         .stops = stop >= 0 ? 1 : 0,
+                                         .vocabulary = pc_tokenizer_vocab(u->tokenizer)};
+    pc_status st = render(a, u, s);
+    if (!st) st = load_pixels(&pixels, a, u, s);
+    if (!st)
+        st = pc_generate(a->answer, runner, &u->model->vlm, a->sequence, a->n, pixels, &options);
+    return st;
+}
+
+static pc_status answer_card(FILE *out, run *u, pc_runner *runner, const pc_sample *s)
+{
+    asked a = {0};
+    pc_status st = generate(&a, u, runner, s);
+    fprintf(out, "<div class=sample>");
+    if (!st && s->image) st = report_picture(out, u, s->image);
+    fprintf(out, "<dl>");
+    for (int64_t i = 0; i < a.n && !st; i++) {
+        char *text = NULL, shown[8192];
+        st = pc_tokenizer_decode(u->tokenizer, &text, a.answer[i].ids, a.answer[i].length, true);
+        if (st) break;
+        const bool right = same_words(text, a.truth[i]);
+        say(shown, sizeof shown, a.question[i], false);
+        fprintf(out, "<dt>");
+        html_text(out, *shown ? shown : "(describe)");
+        fprintf(out, "</dt><dd class=%s>%s ", right ? "ok" : "no", right ? "&#10003;" : "&#10007;");
+        html_text(out, trimmed(text));
+        fprintf(out, "</dd>");
+        if (!right) {
+            fprintf(out, "<dd><small>truth: ");
+            html_text(out, a.truth[i]);
+            fprintf(out, "</small></dd>");
+        }
+        free(text);
+    }
+    fprintf(out, "</dl></div>\n");
+    close_asked(&a);
+    return st;
+}
+
+pc_status report_answers(FILE *out, run *u, int64_t count)
+{
+    const int64_t n = u->shown.count;
+    pc_runner runner;
+    pc_status st = pc_runner_open(&runner, u->threads, NULL);
+    if (count > n) count = n;
+    for (int64_t k = 0; k < count && !st; k++) {
+        const pc_sample *s = &u->shown.samples[k * n / count];
+        st = answer_card(out, u, &runner, s);
+        // What the recipe skips while training is skipped here too.
+        if (st == PC_ERR_INPUT && u->recipe->data.on_bad_sample == BAD_SKIP) st = PC_OK;
+    }
+    pc_runner_close(&runner);
+    return st;
+}
