@@ -66,7 +66,12 @@ pc_status diagnose_step(run *u, const pc_batch *b, double loss, double norm)
     replica *r = &u->engine.replicas[0];
     const bool clip = u->model->config.kind == PC_MODEL_CLIP;
     const pc_param *weight = pc_params_nonfinite(params, false);
-    if (weight) return found(u, b, 0, "weight", weight->name);
+    if (weight)
+        return pc_fail(
+            PC_ERR_NUMERIC,
+            "step %lld: the parameter '%s' itself is not finite; nothing was written after "
+            "step %lld",
+            (long long)b->step + 1, weight->name, (long long)b->step);
     // Two towers: the gradient of the whole batch is still there. It is of all micro-batches together.
     const pc_param *gradient = clip ? last_gradient(params) : NULL;
 

@@ -194,7 +194,7 @@ static pc_status unknown(const yaml_tree *t, const char *path, const char *full,
             return pc_fail(PC_ERR_INPUT, "%s: unknown key '%s'; did you mean '%s%s%s'?",
                            yaml_tree_place(t, full), full, sections[s].path,
                            *sections[s].path ? "." : "", key);
-    return pc_fail(PC_ERR_INPUT, "%s: unknown key '%s'; percept-train --help recipe lists them",
+    return pc_fail(PC_ERR_INPUT, "%s: unknown key '%s'; percept-train help-recipe lists them",
                    yaml_tree_place(t, full), full);
 }
 
@@ -226,7 +226,7 @@ static pc_status check_known(const yaml_tree *t, const json_t *object, const cha
 
 static pc_status wrong(const char *place, const char *full, const json_t *v, const char *expected)
 {
-    char *seen = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *seen = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12));
     pc_status st = pc_fail(PC_ERR_INPUT, "%s: %s: expected %s, seen %.80s", place, full, expected,
                            seen ? seen : "?");
     free(seen);

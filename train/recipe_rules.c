@@ -175,8 +175,8 @@ static pc_status compare_key(const yaml_tree *a, const yaml_tree *b, const char 
 {
     const json_t *va = yaml_tree_get(a, full), *vb = yaml_tree_get(b, full);
     if (va == vb || (va && vb && json_equal(va, vb))) return PC_OK;
-    char *ta = va ? json_dumps(va, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
-    char *tb = vb ? json_dumps(vb, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+    char *ta = va ? json_dumps(va, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
+    char *tb = vb ? json_dumps(vb, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
     pc_status st = PC_OK;
     if (LISTED(full, warned))
         pc_warn("%s was %.200s, is %.200s now: the run will not end in the same bits", full,
