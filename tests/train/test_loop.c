@@ -201,7 +201,7 @@ static void stops(void)
 static void refusals(void)
 {
     refuse("stage and model", train("pretrain", "x1", false, SETS("model.shape.kind=vlm")),
-           "vision");
+           "model.shape|text");
     refuse("conversations for two towers",
            train("pretrain", "x2", false, SETS("data.train=[{path: vqa-train.json}]")),
            "vqa-train.json|captions");
