@@ -231,7 +231,7 @@ static pc_status read_file(reader *r, const char *path, const char *folder)
     const int64_t before = r->out->count, skipped_before = r->out->n_skipped;
     while (!st) {
         json_t *row;
-        pc_sample s = {.file = path};
+        pc_sample s = {.file = path, .in_array = rows.array};
         st = pc_rows_next(&rows, &row);
         if (!st && !row) break;
         s.line = rows.array ? rows.index : rows.line;
@@ -283,4 +283,10 @@ void pc_dataset_close(pc_dataset *d)
     pc_skipped_close(d->skipped, d->n_skipped);
     pc_dataset_memory_close(d->memory);
     *d = (pc_dataset){0};
+}
+
+const char *pc_sample_place(const pc_sample *s, char *buf, size_t size)
+{
+    snprintf(buf, size, s->in_array ? "%s row %lld" : "%s:%lld", s->file, (long long)s->line);
+    return buf;
 }

@@ -16,6 +16,7 @@ typedef struct pc_turn {
 typedef struct pc_sample {
     const char *file;       // where it was read from
     int64_t line;           // JSONL: line; JSON array: index of the row, from 0
+    bool in_array;          // which of the two
     const char *id, *image; // image: path, absent (NULL) for text alone
     const char *system;
     const char *const *captions; // captions rows
@@ -25,8 +26,9 @@ typedef struct pc_sample {
 } pc_sample;
 
 typedef struct pc_source {
-    const char *path, *images; // the rows; the folder that image paths are relative to (NULL: path's own)
-    double weight;             // samples of this source count `weight` times in an epoch (0 stands for 1)
+    const char *path,
+        *images;   // the rows; the folder that image paths are relative to (NULL: path's own)
+    double weight; // samples of this source count `weight` times in an epoch (0 stands for 1)
 } pc_source;
 
 typedef struct pc_dataset {
@@ -44,6 +46,8 @@ typedef enum pc_bad_sample { PC_BAD_ERROR, PC_BAD_SKIP } pc_bad_sample;
 
 pc_status pc_dataset_open(pc_dataset *out, const pc_source *sources, int n, pc_bad_sample policy);
 void pc_dataset_close(pc_dataset *d);
+// "FILE:LINE", or "FILE row INDEX" of an array, into buf: where a sample was read from, for messages.
+const char *pc_sample_place(const pc_sample *s, char *buf, size_t size);
 
 // Flat questions (qa JSONL) and POPE files for evaluation.
 typedef struct pc_question {

@@ -104,13 +104,14 @@ pc_status pc_images_get(float *pixels, uint8_t *u8, pc_images *im, int64_t sampl
 {
     const pc_sample *s = &im->data->samples[sample];
     const int64_t i = im->of_sample[sample];
+    char place[4200];
     uint8_t *kept = im->cache.base ? im->cache.base + i * im->bytes : NULL;
     if (kept && atomic_load_explicit(&im->state[i], memory_order_acquire) == READY) {
         normalise(pixels, kept, im);
         return PC_OK;
     }
     pc_status st = decode(u8, im, s->image);
-    if (st) return pc_context(st, "%s:%lld", s->file, (long long)s->line);
+    if (st) return pc_context(st, "%s", pc_sample_place(s, place, sizeof place));
     normalise(pixels, u8, im);
     unsigned char absent = ABSENT;
     if (kept && atomic_compare_exchange_strong(&im->state[i], &absent, WRITING)) {

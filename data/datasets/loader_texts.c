@@ -274,14 +274,16 @@ static void report_cut(const pc_texts *t, const pc_dataset *data)
     if (t->unusable)
         pc_warn("%lld of %lld samples are skipped", (long long)t->unusable, (long long)t->samples);
     if (t->cut_turns == 0) return;
-    const pc_sample *s = &data->samples[t->cut_example];
-    pc_warn("%lld turns do not fit into %lld rows and are left out, the first in %s:%lld",
-            (long long)t->cut_turns, (long long)t->turn_limit, s->file, (long long)s->line);
+    char place[4200];
+    pc_warn("%lld turns do not fit into %lld rows and are left out, the first in %s",
+            (long long)t->cut_turns, (long long)t->turn_limit,
+            pc_sample_place(&data->samples[t->cut_example], place, sizeof place));
 }
 
 pc_status pc_texts_open(pc_texts *t, const pc_dataset *data, const pc_model_config *model,
                         const pc_tokenizer *tok, const pc_template *tmpl, const pc_loader_config *c)
 {
+    char place[4200];
     enum { NAMED = 20 }; // skipped samples that are named; the rest is counted
     *t = (pc_texts){.config = c, .model = model, .samples = data->count};
     tokenising w = {.t = t, .tok = tok, .tmpl = tmpl, .image_id = (int32_t)model->vlm.image_id};
@@ -297,7 +299,7 @@ pc_status pc_texts_open(pc_texts *t, const pc_dataset *data, const pc_model_conf
         w.entry = &t->entries[i];
         st = add_sample(&w);
         if (!st) continue;
-        pc_context(st, "%s:%lld", w.sample->file, (long long)w.sample->line);
+        pc_context(st, "%s", pc_sample_place(w.sample, place, sizeof place));
         if (st != PC_ERR_INPUT || c->on_bad_image != PC_BAD_SKIP) break;
         w.entry->turns = 0;
         if (t->unusable++ < NAMED) pc_warn("skipped: %s", pc_error_text());
