@@ -189,7 +189,7 @@ static pc_status choose(generator *g, pc_generation *out, int64_t *live)
         logits = pc_view1(logits.data, logits.dtype, logits.dim[1]);
         n++;
         const pc_status st =
-            pc_sample(&x->next, logits, o->vocabulary, &o->sampling, pos, k, g->work);
+            pc_sample_id(&x->next, logits, o->vocabulary, &o->sampling, pos, k, g->work);
         if (st) return pc_context(st, "sequence %lld, position %lld", (long long)k, (long long)pos);
         if (is_stop(o, x->next)) {
             out[k].stopped = true;

@@ -25,8 +25,8 @@ typedef struct pc_sampling {
 
 // One id from logits (V), f32 or f64; ids from `vocabulary` on are not considered. `work`: 2 V doubles.
 // PC_ERR_NUMERIC when a logit is NaN or all are -inf.
-pc_status pc_sample(int32_t *id, pc_tensor logits, int64_t vocabulary, const pc_sampling *s,
-                    int64_t position, int64_t sequence, double *work);
+pc_status pc_sample_id(int32_t *id, pc_tensor logits, int64_t vocabulary, const pc_sampling *s,
+                       int64_t position, int64_t sequence, double *work);
 
 typedef struct pc_generate_options {
     int64_t max_tokens;

@@ -24,8 +24,8 @@ static int by_probability(const void *a, const void *b)
     return (x->id > y->id) - (x->id < y->id);
 }
 
-pc_status pc_sample(int32_t *id, pc_tensor logits, int64_t vocabulary, const pc_sampling *s,
-                    int64_t position, int64_t sequence, double *work)
+pc_status pc_sample_id(int32_t *id, pc_tensor logits, int64_t vocabulary, const pc_sampling *s,
+                       int64_t position, int64_t sequence, double *work)
 {
     int64_t V = logits.dim[0], best = -1;
     if (vocabulary > 0 && vocabulary < V) V = vocabulary;

@@ -132,8 +132,8 @@ static int64_t answer(bench *b, int32_t *out, const int32_t *prompt, int64_t n, 
         st = pc_runner_run(&b->runner, full_pass, &f);
         int32_t id = -1;
         if (!st)
-            st = pc_sample(&id, pc_view1(f.logits.data, f.logits.dtype, V), o->vocabulary,
-                           &o->sampling, f.batch.N, sequence, work);
+            st = pc_sample_id(&id, pc_view1(f.logits.data, f.logits.dtype, V), o->vocabulary,
+                              &o->sampling, f.batch.N, sequence, work);
         pc_arena_release(&b->host, mark);
         if (st) {
             check(false, pc_error_text());
@@ -289,10 +289,10 @@ static void test_sample(void)
     int32_t id = -1;
     const pc_tensor row = pc_view1((void *)(uintptr_t)z, PC_F32, 5);
     pc_sampling s = {0};
-    check(!pc_sample(&id, row, 0, &s, 0, 0, work) && id == 1, "ties go to the lowest id");
-    check(!pc_sample(&id, row, 1, &s, 0, 0, work) && id == 0, "a cut vocabulary");
+    check(!pc_sample_id(&id, row, 0, &s, 0, 0, work) && id == 1, "ties go to the lowest id");
+    check(!pc_sample_id(&id, row, 1, &s, 0, 0, work) && id == 0, "a cut vocabulary");
     bad[1] = (float)strtod("nan", NULL);
-    check(pc_sample(&id, pc_view1(bad, PC_F32, 2), 0, &s, 0, 0, work) == PC_ERR_NUMERIC,
+    check(pc_sample_id(&id, pc_view1(bad, PC_F32, 2), 0, &s, 0, 0, work) == PC_ERR_NUMERIC,
           "NaN is refused");
 
     // Frequencies over many positions against probabilities, cut and not.
@@ -315,7 +315,7 @@ static void test_sample(void)
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         double seen[5] = {0};
         for (int64_t i = 0; i < DRAWS; i++) {
-            check(!pc_sample(&id, row, 0, &cases[k].s, i, 3, work), "a draw");
+            check(!pc_sample_id(&id, row, 0, &cases[k].s, i, 3, work), "a draw");
             seen[id] += 1.0 / DRAWS;
         }
         for (int i = 0; i < 5; i++) {
