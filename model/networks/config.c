@@ -338,33 +338,42 @@ static pc_status validate(const pc_model_config *c)
     return c->kind == PC_MODEL_CLIP ? pc_clip_validate(&c->clip) : pc_vlm_validate(&c->vlm);
 }
 
+/* The object that a section's keys stand in; NULL when the description leaves the section out. */
+static pc_status section_object(const json_t **out, const json_t *json, const char *section,
+                                pc_model_kind model)
+{
+    *out = *section ? json_object_get(json, section) : json;
+    if (!*out) return PC_OK;
+    if (!json_is_object(*out)) return wrong(section, "", *out, "an object of keys");
+    return known_keys(*out, section, model);
+}
+
 pc_status pc_model_config_from_json(pc_model_config *out, const json_t *json)
 {
     pc_model_config c = {0};
+    bool derive_it[ROWS] = {false};
     pc_status st = read_kind(&c, json);
-    if (st || (st = known_keys(json, "", c.kind))) return st;
-    const char *section = "";
-    const json_t *object = json;
+    if (st) return st;
+    const char *section = NULL;
+    const json_t *object = NULL;
     for (int i = 0; i < ROWS; i++) {
         const row *r = &rows[i];
         if (!applies(r, c.kind)) continue;
-        if (strcmp(section, r->section)) {
+        if (!section || strcmp(section, r->section)) {
             section = r->section;
-            object = json_object_get(json, section);
-            if (object && !json_is_object(object))
-                return wrong(section, "", object, "an object of keys");
-            if (object && (st = known_keys(object, section, c.kind))) return st;
+            if ((st = section_object(&object, json, section, c.kind))) return st;
         }
         const json_t *v = object ? json_object_get(object, r->key) : NULL;
-        if (v) {
-            if ((st = read_value(&c, r, v))) return st;
-        } else if (r->def < r->min && r->kind == INT && !r->derived) {
+        const bool required = !r->derived && r->kind == INT && r->def < r->min;
+        if (!v && required)
             return pc_fail(PC_ERR_INPUT, "%s%s%s: is missing (%s)", r->section, dot(r), r->key,
                            r->help);
-        } else {
-            put(&c, r, r->derived ? r->derived(&c) : r->def);
-        }
+        if (v && (st = read_value(&c, r, v))) return st;
+        if (!v && !r->derived) put(&c, r, r->def);
+        derive_it[i] = !v && r->derived;
     }
+    for (int i = 0; i < ROWS; i++) // from keys anywhere in the description
+        if (derive_it[i]) put(&c, &rows[i], rows[i].derived(&c));
     // A description without a tower's section is one of a text decoder.
     if (c.kind == PC_MODEL_VLM && !json_object_get(json, "vision")) c.vlm.vision.L = 0;
     if ((st = validate(&c))) return st;
