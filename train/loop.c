@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 // ---- signals -------------------------------------------------------------------------------------
 
@@ -227,12 +228,14 @@ pc_status loop_train(recipe *r, bool resume)
     trainer *t = calloc(1, sizeof *t);
     struct sigaction old[2];
     char *last = NULL, path[4096];
+    int lock = -1;
     pc_status st;
     if (!t) return pc_fail(PC_ERR_MEMORY, "trainer");
     t->began = pc_seconds();
     t->metrics.fd = t->metrics.board.fd = -1;
     catch_signals(old);
-    if ((st = state_folder(&last, r, resume)) || (st = run_open(&t->u, r, last, false))) goto out;
+    if ((st = state_folder(&last, &lock, r, resume)) || (st = run_open(&t->u, r, last, false)))
+        goto out;
     if (t->u.state.step >= t->u.steps) {
         st = complete(t);
         goto out;
@@ -249,6 +252,7 @@ out:
     release_signals(old);
     metrics_close(&t->metrics);
     run_close(&t->u);
+    if (lock >= 0) close(lock);
     free(last);
     free(t);
     return st;

@@ -8,9 +8,11 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 const char *state_path(char buf[4096], const recipe *r, const char *name)
@@ -19,10 +21,36 @@ const char *state_path(char buf[4096], const recipe *r, const char *name)
     return buf;
 }
 
-pc_status state_folder(char **last, const recipe *r, bool resume)
+static pc_status lock_folder(int *lock, const recipe *r)
+{
+    *lock = open(r->top.out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (*lock < 0) return pc_fail_errno("out: '%s'", r->top.out);
+    if (!flock(*lock, LOCK_EX | LOCK_NB)) return PC_OK;
+    if (errno == EWOULDBLOCK)
+        return pc_fail(PC_ERR_INPUT, "another percept-train is writing into '%s'", r->top.out);
+    return PC_OK; // a file system without locks
+}
+
+// Files that a killed process left half written.
+static void remove_parts(const recipe *r)
+{
+    char folder[4096];
+    DIR *d = opendir(state_path(folder, r, "checkpoints"));
+    if (!d) return;
+    for (struct dirent *e; (e = readdir(d));) {
+        const size_t n = strlen(e->d_name);
+        if (n > 5 && !strcmp(e->d_name + n - 5, ".part")) unlinkat(dirfd(d), e->d_name, 0);
+    }
+    closedir(d);
+}
+
+pc_status state_folder(char **last, int *lock, const recipe *r, bool resume)
 {
     char path[4096];
     *last = NULL;
+    pc_status st = pc_make_dirs(state_path(path, r, "checkpoints"));
+    if (st || (st = lock_folder(lock, r))) return st;
+    remove_parts(r);
     const bool has_last = pc_file_exists(state_path(path, r, "checkpoints/last.h5"));
     const bool used = has_last || pc_file_exists(state_path(path, r, "recipe.yaml"));
     if (used && !resume)
@@ -36,7 +64,7 @@ pc_status state_folder(char **last, const recipe *r, bool resume)
     } else if (resume && used) {
         pc_log("'%s' has no checkpoint yet: starting from the beginning", r->top.out);
     }
-    return pc_make_dirs(state_path(path, r, "checkpoints"));
+    return PC_OK;
 }
 
 // ---- the state as JSON ---------------------------------------------------------------------------

@@ -18,9 +18,10 @@ const char *state_path(char buf[4096], const recipe *r, const char *name);
 
 /*
  * Makes the folder, or finds it used: then PC_ERR_INPUT unless `resume`. *last becomes the path of last.h5
- * (malloc'ed) when there is one to go on from, NULL to begin.
+ * (malloc'ed) when there is one to go on from, NULL to begin. *lock is a descriptor that keeps other processes
+ * out of the folder until it is closed, or this one is gone, however it went.
  */
-pc_status state_folder(char **last, const recipe *r, bool resume);
+pc_status state_folder(char **last, int *lock, const recipe *r, bool resume);
 
 pc_status state_read(run_state *s, const char *json);
 char *state_write(const run_state *s, uint64_t seed, int64_t steps_per_epoch); // malloc'ed JSON
