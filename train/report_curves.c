@@ -2,7 +2,7 @@
  * report_curves.c - the run's numbers as curves.
  *
  * Curves of many steps are drawn through at most POINTS means of equal stretches; the strong line is an
- * exponential moving mean over a fiftieth of the run.
+ * exponential moving mean over about a hundredth of the run.
  */
 #include "train/report.h"
 
@@ -241,7 +241,7 @@ static void draw_curve(FILE *out, const frame *f, const curve *c)
                     c->colour, place_x(f, x[i]), place_y(f, y[i]), c->label, x[i], text);
         }
     if (!c->smooth || n == 0) return;
-    const double keep = exp(-50.0 / fmax(50.0, n));
+    const double keep = exp(-120.0 / fmax(120.0, n));
     double mean = y[0];
     for (int i = 0; i < n; i++) y[i] = mean = keep * mean + (1.0 - keep) * y[i];
     line(out, f, x, y, n, c->colour, "");

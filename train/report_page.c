@@ -29,11 +29,11 @@ static const char style[] =
     "main{max-width:1240px;margin:0 auto;padding:36px 24px 64px}"
     "h1{font-size:27px;margin:0;letter-spacing:-.01em}h2{font-size:18px;margin:44px 0 14px}"
     ".sub{color:var(--soft);margin:4px 0 24px}"
-    ".heads{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}"
+    ".heads{display:grid;grid-template-columns:repeat(auto-fit,minmax(128px,1fr));gap:12px}"
     ".head{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px "
     "16px}"
     ".head "
-    "b{display:block;font-size:25px;line-height:1.2;font-weight:600;font-variant-numeric:tabular-"
+    "b{display:block;font-size:22px;line-height:1.25;font-weight:600;font-variant-numeric:tabular-"
     "nums}"
     ".head span{color:var(--soft);font-size:13px}"
     ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:"
@@ -137,8 +137,7 @@ static void heads(FILE *out, const report_input *in, const history *h)
     head(out, "optimiser steps", "%lld", (long long)u->state.step);
     head(out, "samples seen", "%.0f", h->samples);
     head(out, "spent on steps", "%s", duration(text, sizeof text, seconds));
-    head(out, "computed at", "%.1f GFLOP/s", 1e-9 * flops / fmax(seconds, 1e-9));
-    head(out, "parameters trained", "%.2f M", 1e-6 * (double)u->plan.trained);
+    head(out, "GFLOP/s computed", "%.1f", 1e-9 * flops / fmax(seconds, 1e-9));
     fprintf(out, "</div>\n");
 }
 
