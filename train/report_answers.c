@@ -4,9 +4,7 @@
  * Answers are written token by token through the generator that `percept ask` uses; they are not the
  * teacher-forced ones that validation counts.
  */
-#define pc_sample pc_sample_function // the name is a type of data/datasets
 #include "model/networks/generate.h"
-#undef pc_sample
 #include "train/report.h"
 
 #include <ctype.h>
