@@ -158,3 +158,47 @@ void pc_rope_tables(pc_rope *out, pc_arena *a, pc_dtype t, const pc_rope_config 
         }
     }
 }
+
+/* `table` with the columns of the other parity zero. */
+static pc_tensor every_other(pc_arena *a, pc_tensor table, int64_t parity)
+{
+    const pc_tensor out = pc_alloc_like(a, table);
+    const int64_t n = pc_numel(table), half = table.dim[1];
+    for (int64_t i = 0; i < n && !a->dry; i++) {
+        const bool kept = i % half % 2 == parity;
+        if (table.dtype == PC_F64)
+            ((double *)out.data)[i] = kept ? ((const double *)table.data)[i] : 0.0;
+        else
+            ((float *)out.data)[i] = kept ? ((const float *)table.data)[i] : 0.0f;
+    }
+    return out;
+}
+
+void pc_rope_tables_2d(pc_rope *out, pc_arena *a)
+{
+    out->cos_x = every_other(a, out->cos_table, 0);
+    out->sin_x = every_other(a, out->sin_table, 0);
+    out->cos_y = every_other(a, out->cos_table, 1);
+    out->sin_y = every_other(a, out->sin_table, 1);
+}
+
+/* Row n: the even columns of x's row pos[n], the odd ones of y's row pos_y[n]. */
+static pc_tensor pick(pc_ctx *ctx, pc_tensor x, pc_tensor y, pc_tensor pos, pc_tensor pos_y)
+{
+    const pc_tensor out = pc_alloc2(ctx->act, ctx->real, pos.dim[0], x.dim[1]);
+    ctx->ops->gather_forward(ctx, out, x, pos);
+    ctx->ops->add_rows_forward(ctx, out, out, y, pos_y);
+    return out;
+}
+
+void pc_rope_resolve(pc_ctx *ctx, pc_seq *seq)
+{
+    const int64_t N = seq->pos.dim[0];
+    const pc_tensor pos_y = pc_present(seq->pos_y) ? seq->pos_y : seq->pos;
+    const pc_rope rope = seq->rope;
+    seq->rope = (pc_rope){.cos_table = pick(ctx, rope.cos_x, rope.cos_y, seq->pos, pos_y),
+                          .sin_table = pick(ctx, rope.sin_x, rope.sin_y, seq->pos, pos_y)};
+    seq->pos = pc_alloc1(ctx->act, PC_I32, N);
+    seq->pos_y = PC_NONE;
+    for (int64_t n = 0; n < N && !ctx->act->dry; n++) pc_i32(seq->pos)[n] = (int32_t)n;
+}

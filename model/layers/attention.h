@@ -27,9 +27,12 @@ typedef struct pc_attention {
     pc_norm q_norm, k_norm;
 } pc_attention;
 
-// Rotary tables (R, D/2), row r the angles of position r; absent where positions are learned.
+// Rotary tables (R, D/2), row r the angles of position r; absent where positions are learned. Where a row has two
+// positions (a place in an image), even frequencies turn with the column and odd ones with the row: the x and y
+// tables are the same with the other's columns zero, so that a row's angles are a sum of two table rows.
 typedef struct pc_rope {
     pc_tensor cos_table, sin_table;
+    pc_tensor cos_x, sin_x, cos_y, sin_y; // absent without two positions
 } pc_rope;
 
 // Keys and values of past tokens, one layer: sequence s owns rows [k_off[s], k_off[s+1]) of the mask.
@@ -42,7 +45,8 @@ typedef struct pc_kv {
 // Where the rows of a batch stand: shared by every layer.
 typedef struct pc_seq {
     pc_mask mask;
-    pc_tensor pos; // i32 (N), rows of the rotary tables; absent without rope
+    pc_tensor pos;   // i32 (N), rows of the rotary tables; absent without rope
+    pc_tensor pos_y; // i32 (N), where rows have two positions: then pos is the column, this the row
     pc_rope rope;
 } pc_seq;
 
@@ -71,5 +75,9 @@ typedef struct pc_rope_config {
 } pc_rope_config;
 void pc_rope_tables(pc_rope *out, pc_arena *a, pc_dtype t, const pc_rope_config *c, int64_t R,
                     int64_t D);
+// Adds the x and y tables, for rows with two positions.
+void pc_rope_tables_2d(pc_rope *out, pc_arena *a);
+// From two positions a row to tables of one row each, in ctx->act, and pos 0 .. N-1: what layers read.
+void pc_rope_resolve(pc_ctx *ctx, pc_seq *seq);
 
 #endif

@@ -168,6 +168,7 @@ static const row rows[] = {
     R_(PC_MODEL_VLM, "decoder", "eps", vlm.decoder.eps, 1e-6, 1e-12, 1e-1, "of the norms")
     B_(PC_MODEL_VLM, "decoder", "qkv_bias", vlm.decoder.qkv_bias, 0, "biases on queries, keys and values")
     B_(PC_MODEL_VLM, "decoder", "qk_norm", vlm.decoder.qk_norm, 0, "RMSNorm on queries and keys, by head")
+    B_(PC_MODEL_VLM, "decoder", "rope_2d", vlm.decoder.rope_2d, 0, "rows of an image turn with their column and row instead of their number")
     B_(PC_MODEL_VLM, "decoder", "tied", vlm.decoder.tied, 0, "the head is the token table")
     I_(PC_MODEL_VLM, "decoder", "window", vlm.decoder.window, 0, 0, 1e7, "sliding window, in positions; 0: none")
     R_(PC_MODEL_VLM, "decoder", "std", vlm.decoder.std, 0, 0, 10, "initial standard deviation; 0: each matrix by its size")

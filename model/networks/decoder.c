@@ -62,6 +62,9 @@ pc_status pc_decoder_validate(const pc_decoder_config *c)
     if (c->D % 2)
         return pc_fail(PC_ERR_INPUT, "decoder.D: %lld is odd; rotary positions turn pairs",
                        (long long)c->D);
+    if (c->rope_2d && c->window > 0)
+        return pc_fail(PC_ERR_INPUT, "decoder.window: goes by positions that count rows, which "
+                                     "decoder.rope_2d: true has not");
     const pc_rope_config *r = &c->rope;
     if (r->scaling != PC_ROPE_NONE && !(r->factor >= 1.0))
         return pc_fail(PC_ERR_INPUT, "decoder.rope_factor: %g; at least 1", r->factor);
@@ -75,6 +78,7 @@ pc_status pc_decoder_validate(const pc_decoder_config *c)
 void pc_decoder_tables(pc_decoder *l, pc_arena *a, pc_dtype t)
 {
     pc_rope_tables(&l->rope, a, t, &l->config.rope, l->config.T, l->config.D);
+    if (l->config.rope_2d) pc_rope_tables_2d(&l->rope, a);
 }
 
 pc_tensor pc_decoder_forward(pc_ctx *ctx, pc_decoder_kept *kept, const pc_decoder *l, pc_tensor x,
@@ -82,6 +86,7 @@ pc_tensor pc_decoder_forward(pc_ctx *ctx, pc_decoder_kept *kept, const pc_decode
 {
     *kept = (pc_decoder_kept){.x = x, .seq = *seq};
     kept->seq.rope = l->rope;
+    if (l->config.rope_2d) pc_rope_resolve(ctx, &kept->seq);
     const size_t tap = pc_tap_push(ctx, "decoder");
     kept->hidden =
         pc_transformer_forward(ctx, &kept->blocks, &l->blocks, x, &kept->seq, kv, l->config.L);

@@ -15,6 +15,7 @@ typedef struct pc_decoder_config {
     double eps;
     pc_rope_config rope;
     bool qkv_bias, qk_norm, tied;
+    bool rope_2d;   // rows of an image turn with their column and row (pc_rope)
     int64_t window; // sliding window, 0: none
     double
         std; // initial standard deviation (0.02 in published families); 0: each matrix by its size

@@ -17,6 +17,7 @@ typedef struct branch {
     int64_t sequence;
     int64_t first, rows;         // its rows in the cache, the answer's so far included
     int64_t prefix, prefix_rows; // the prefix's rows in the cache
+    int64_t pos;                 // position of the id that comes next
     int64_t last;                // batch row of its last prompt token
     int32_t next;                // the id chosen last, to be read next
     bool live;
@@ -89,6 +90,8 @@ static void place_branches(generator *g, const pc_sequence *seqs)
                                       .rows = rows,
                                       .prefix = prefix,
                                       .prefix_rows = prefix_rows,
+                                      .pos = pc_vlm_positions(c, q->ids, prefix_ids) +
+                                             pc_vlm_positions(c, q->ids + begin, end - begin),
                                       .last = batch_row - 1,
                                       .live = true};
             row += rows + room;
@@ -148,7 +151,7 @@ static void step_batch(generator *g)
     for (int64_t k = 0; k < g->branches; k++) {
         branch *x = &g->branch[k];
         if (!x->live) continue;
-        const int64_t pos = x->prefix_rows + x->rows, row = x->first + x->rows++;
+        const int64_t pos = x->pos++, row = x->first + x->rows++;
         const int64_t far = c->window > 0 && pos >= c->window ? pos - c->window + 1 : 0;
         const bool prefix = far < x->prefix_rows; // in sight
         pc_i32(b->ids)[n] = x->next;
@@ -158,7 +161,7 @@ static void step_batch(generator *g)
         pc_i32(b->mask.hi)[n] = (int32_t)(row + 1);
         pc_i32(b->mask.plo)[n] = (int32_t)(prefix ? x->prefix + far : 0);
         pc_i32(b->mask.phi)[n] = (int32_t)(prefix ? x->prefix + x->prefix_rows : 0);
-        b->mask.pairs += (double)(pos + 1 - far);
+        b->mask.pairs += (double)(x->prefix_rows + x->rows - far);
         pc_i32(g->ask)[n] = (int32_t)n;
         pc_i32(b->mask.q_off)[x->sequence + 1] = (int32_t)++n;
     }
@@ -184,7 +187,7 @@ static pc_status choose(generator *g, pc_generation *out, int64_t *live)
     for (int64_t k = 0; k < g->branches; k++) {
         branch *x = &g->branch[k];
         if (!x->live) continue;
-        const int64_t pos = x->prefix_rows + x->rows; // of the id that is chosen
+        const int64_t pos = x->pos; // of the id that is chosen
         pc_tensor logits = pc_rows(g->logits, n, n + 1);
         logits = pc_view1(logits.data, logits.dtype, logits.dim[1]);
         n++;

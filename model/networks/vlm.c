@@ -50,9 +50,11 @@ pc_status pc_vlm_validate(const pc_vlm_config *c)
                        (long long)c->feature_layer, (long long)-(c->vision.L + 1));
     if (c->keep_class && !c->vision.class_token)
         return pc_fail(PC_ERR_INPUT, "keep_class: true needs vision.class_token: true");
-    if (rows > c->decoder.T)
+    const int32_t image = (int32_t)c->image_id;
+    const int64_t positions = pc_vlm_positions(c, &image, 1);
+    if (positions > c->decoder.T)
         return pc_fail(PC_ERR_INPUT, "decoder.T: %lld; an image alone takes %lld",
-                       (long long)c->decoder.T, (long long)rows);
+                       (long long)c->decoder.T, (long long)positions);
     return PC_OK;
 }
 
@@ -128,7 +130,7 @@ pc_tensor pc_vlm_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, const 
         ctx->ops->splice_forward(ctx, kept->x, features, b->image_rows);
         if (!ctx->grad_ops) pc_arena_release(ctx->act, mark);
     }
-    const pc_seq seq = {.mask = b->mask, .pos = b->pos};
+    const pc_seq seq = {.mask = b->mask, .pos = b->pos, .pos_y = b->pos_y};
     kept->normed = pc_decoder_forward(ctx, &kept->decoder, &l->decoder, kept->x, &seq, kv);
     return kept->normed;
 }

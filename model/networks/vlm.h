@@ -40,7 +40,8 @@ typedef struct pc_vlm_batch {
     pc_tensor ids;        // i32 (N), -1 at image rows
     pc_tensor image_rows; // i32 (images * rows per image): where feature rows go
     pc_tensor labels;     // i32 (N)
-    pc_tensor pos;        // i32 (N)
+    pc_tensor pos,
+        pos_y; // i32 (N); pos_y with decoder.rope_2d only: pos is the column, pos_y the row
     pc_mask mask;
     int64_t supervised; // labels >= 0
 } pc_vlm_batch;
@@ -57,7 +58,8 @@ void pc_vlm_params(pc_params *p, pc_vlm *l, const pc_vlm_config *c);
 void pc_vlm_close(pc_vlm *l);
 pc_status pc_vlm_validate(const pc_vlm_config *c);
 int64_t pc_vlm_rows_per_image(const pc_vlm_config *c);
-int64_t pc_vlm_rows(const pc_vlm_config *c, const int32_t *ids, int64_t n); // that n ids take
+int64_t pc_vlm_rows(const pc_vlm_config *c, const int32_t *ids, int64_t n);      // that n ids take
+int64_t pc_vlm_positions(const pc_vlm_config *c, const int32_t *ids, int64_t n); // likewise
 int64_t pc_vlm_stop(const pc_vlm_config *c); // blocks of the tower that run
 
 // Projected features (images * rows per image, C) and, in one go, normed rows (N,C).

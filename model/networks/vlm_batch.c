@@ -9,6 +9,10 @@
  *
  * Positions may be limited to a window (the last `window` of them, itself included). Rows of one image
  * see each other both ways when the config says so.
+ *
+ * With decoder.rope_2d an image of g x g patches that begins at position s takes positions in two directions,
+ * (s + column, s + row), and what follows goes on at s + g; tokens stand at (s, s). A class token that is
+ * passed on takes a position of its own before the patches.
  */
 #include "model/networks/vlm.h"
 
@@ -25,10 +29,9 @@ typedef struct layout {
 
 /* One run of rows with positions that count up: a whole sequence, a prefix, or a branch. */
 typedef struct run {
-    int64_t first, pos;          // row and position of its first token
+    int64_t first, start, next;  // its first row, that one's position, the next token's position
     int64_t prefix, prefix_rows; // first row and number of the rows of the prefix it sees
-    int64_t image_first,
-        image_end; // the image that the present row belongs to; empty outside images
+    int64_t image, image_end;    // rows of the image that is being laid out; empty outside images
 } run;
 
 int64_t pc_vlm_rows(const pc_vlm_config *c, const int32_t *ids, int64_t n)
@@ -39,18 +42,38 @@ int64_t pc_vlm_rows(const pc_vlm_config *c, const int32_t *ids, int64_t n)
     return rows;
 }
 
+static int64_t side(const pc_vlm_config *c)
+{
+    return c->vision.image_size / c->vision.patch;
+}
+
+/* Positions that an image takes. */
+static int64_t image_positions(const pc_vlm_config *c)
+{
+    return c->decoder.rope_2d ? side(c) + c->keep_class : pc_vlm_rows_per_image(c);
+}
+
+int64_t pc_vlm_positions(const pc_vlm_config *c, const int32_t *ids, int64_t n)
+{
+    const bool images = pc_vlm_rows_per_image(c) > 0;
+    int64_t positions = 0;
+    for (int64_t i = 0; i < n; i++)
+        positions += images && ids[i] == c->image_id ? image_positions(c) : 1;
+    return positions;
+}
+
 static int64_t larger(int64_t a, int64_t b)
 {
     return a > b ? a : b;
 }
 
-/* The present row: its id (-1: of an image), position, and what it sees. */
-static void put(layout *y, const run *r, int32_t id)
+/* The present row: its id (-1: of an image), its column and row (the same for a token), what it sees. */
+static void put(layout *y, const run *r, int32_t id, int64_t column, int64_t line)
 {
     const int64_t n = y->n++, window = y->config->decoder.window;
-    const int64_t pos = r->pos + n - r->first;
-    const int64_t far = window > 0 ? larger(0, pos - window + 1) : 0; // first position in sight
-    int64_t lo = larger(r->first, r->first + far - r->pos), hi = n + 1;
+    // With a window positions count rows, so that those in sight are an interval of rows.
+    const int64_t far = window > 0 ? larger(0, column - window + 1) : 0; // first position in sight
+    int64_t lo = larger(r->first, r->first + far - r->start), hi = n + 1;
     int64_t plo = r->prefix, phi = r->prefix;
     if (r->prefix_rows > far) {
         plo = r->prefix + far;
@@ -58,14 +81,15 @@ static void put(layout *y, const run *r, int32_t id)
     }
     if (r->image_end > n && y->config->image_bidirectional) {
         hi = r->image_end;
-        if (r->image_first < lo) lo = r->image_first;
+        if (r->image < lo) lo = r->image;
     }
     y->pairs += (double)(hi - lo + phi - plo);
     if (y->dry) return;
     pc_vlm_batch *b = y->out;
     pc_i32(b->ids)[n] = id;
     pc_i32(b->labels)[n] = -1;
-    pc_i32(b->pos)[n] = (int32_t)pos;
+    pc_i32(b->pos)[n] = (int32_t)column;
+    if (pc_present(b->pos_y)) pc_i32(b->pos_y)[n] = (int32_t)line;
     pc_i32(b->mask.lo)[n] = (int32_t)lo;
     pc_i32(b->mask.hi)[n] = (int32_t)hi;
     if (!pc_present(b->mask.plo)) return;
@@ -73,10 +97,34 @@ static void put(layout *y, const run *r, int32_t id)
     pc_i32(b->mask.phi)[n] = (int32_t)phi;
 }
 
-/* Ids [begin, end) of a sequence as one run. A supervised token is the label of the row before it. */
-static pc_status put_run(layout *y, const pc_sequence *s, int64_t begin, int64_t end, run r)
+/* The rows of one image, and where its features go. */
+static void put_image(layout *y, run *r)
+{
+    const pc_vlm_config *c = y->config;
+    r->image = y->n;
+    r->image_end = y->n + y->image_rows;
+    for (int64_t k = 0; k < y->image_rows; k++) {
+        if (!y->dry && y->images < y->out->images)
+            pc_i32(y->out->image_rows)[y->images * y->image_rows + k] = (int32_t)y->n;
+        const int64_t patch = k - c->keep_class, at = r->next + c->keep_class;
+        if (!c->decoder.rope_2d)
+            put(y, r, -1, r->next + k, r->next + k);
+        else if (patch < 0)
+            put(y, r, -1, r->next, r->next);
+        else
+            put(y, r, -1, at + patch % side(c), at + patch / side(c));
+    }
+    r->next += image_positions(c);
+    r->image = r->image_end = 0;
+    y->images++;
+}
+
+/* Ids [begin, end) of a sequence as one run; *next: the position behind it. A supervised token is the label of the row before it. */
+static pc_status put_run(layout *y, const pc_sequence *s, int64_t begin, int64_t end, run r,
+                         int64_t *next)
 {
     r.first = y->n;
+    r.next = r.start;
     for (int64_t i = begin; i < end; i++) {
         const bool supervised = s->supervised && s->supervised[i];
         if (supervised) {
@@ -86,40 +134,35 @@ static pc_status put_run(layout *y, const pc_sequence *s, int64_t begin, int64_t
             if (!y->dry) pc_i32(y->out->labels)[y->n - 1] = s->ids[i];
             y->out->supervised++;
         }
-        if (s->ids[i] != y->config->image_id || y->image_rows == 0) {
-            r.image_first = r.image_end = 0;
-            if (s->ids[i] < 0 || s->ids[i] >= y->config->decoder.V)
-                return pc_fail(PC_ERR_INPUT, "token %lld: id %d, vocabulary of %lld", (long long)i,
-                               (int)s->ids[i], (long long)y->config->decoder.V);
-            put(y, &r, s->ids[i]);
+        if (s->ids[i] == y->config->image_id && y->image_rows > 0) {
+            if (supervised)
+                return pc_fail(PC_ERR_INPUT, "token %lld is to be learned and stands for an image",
+                               (long long)i);
+            put_image(y, &r);
             continue;
         }
-        if (supervised)
-            return pc_fail(PC_ERR_INPUT, "token %lld is to be learned and stands for an image",
-                           (long long)i);
-        r.image_first = y->n;
-        r.image_end = y->n + y->image_rows;
-        for (int64_t k = 0; k < y->image_rows; k++) {
-            if (!y->dry && y->images < y->out->images)
-                pc_i32(y->out->image_rows)[y->images * y->image_rows + k] = (int32_t)y->n;
-            put(y, &r, -1);
-        }
-        y->images++;
+        if (s->ids[i] < 0 || s->ids[i] >= y->config->decoder.V)
+            return pc_fail(PC_ERR_INPUT, "token %lld: id %d, vocabulary of %lld", (long long)i,
+                           (int)s->ids[i], (long long)y->config->decoder.V);
+        put(y, &r, s->ids[i], r.next, r.next);
+        r.next++;
     }
+    *next = r.next;
     return PC_OK;
 }
 
 static pc_status put_sequence(layout *y, const pc_sequence *s)
 {
     const int64_t shared = s->branches > 0 ? s->prefix : s->length, first = y->n;
-    pc_status st = put_run(y, s, 0, shared, (run){0});
+    int64_t begin = shared, after = 0;
+    pc_status st = put_run(y, s, 0, shared, (run){0}, &after);
     const int64_t rows = y->n - first;
-    int64_t longest = rows, begin = shared;
+    int64_t longest = after;
     for (int64_t k = 0; k < s->branches && !st; k++) {
-        const int64_t at = y->n;
+        int64_t end = after;
         st = put_run(y, s, begin, s->branch_end[k],
-                     (run){.pos = rows, .prefix = first, .prefix_rows = rows});
-        longest = larger(longest, rows + y->n - at);
+                     (run){.start = after, .prefix = first, .prefix_rows = rows}, &end);
+        longest = larger(longest, end);
         begin = s->branch_end[k];
     }
     if (!st && longest > y->config->decoder.T)
@@ -163,6 +206,7 @@ pc_status pc_vlm_batch_build(pc_vlm_batch *out, pc_arena *a, const pc_vlm_config
     out->ids = pc_alloc1(a, PC_I32, N);
     out->labels = pc_alloc1(a, PC_I32, N);
     out->pos = pc_alloc1(a, PC_I32, N);
+    if (c->decoder.rope_2d) out->pos_y = pc_alloc1(a, PC_I32, N);
     out->image_rows = pc_alloc1(a, PC_I32, images * y.image_rows);
     pc_mask_alloc(&out->mask, a, S, N, branches);
     for (int64_t s = 0; s <= S; s++) {

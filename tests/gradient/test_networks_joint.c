@@ -255,6 +255,9 @@ int main(void)
     d.vision.class_token = false;
     d.decoder.window = 4;
     test_whole("vlm, conv stem, sliding window", d, true, NULL);
+    d = c;
+    d.decoder.rope_2d = d.decoder.qk_norm = d.image_bidirectional = true;
+    test_whole("vlm, two positions a patch, query/key norm", d, true, NULL);
     test_whole("vlm, tower frozen", c, true, vision);
     test_whole("vlm, projector alone", c, true, but_projector);
     test_whole("vlm, tower alone", c, true, but_vision);

@@ -101,6 +101,9 @@ static void test_errors(void)
             "feature_layer: -3 is not in -2 .. -1");
     refused("{\"kind\":\"vlm\",\"decoder\":{\"V\":9,\"T\":40},\"vision\":{\"patch\":32}}",
             "decoder.T: 40; an image alone takes 49");
+    refused(
+        "{\"kind\":\"vlm\",\"decoder\":{\"V\":9,\"rope_2d\":true,\"window\":4}}",
+        "decoder.window: goes by positions that count rows, which decoder.rope_2d: true has not");
     refused("{\"kind\":\"vlm\",\"decoder\":{\"V\":9},\"vision\":{\"stem\":\"conv\",\"patch\":12}}",
             "vision.patch: 12; a conv stem needs 2, 4, 8, 16 or 32");
     refused("{\"kind\":\"clip\",\"vision\":{\"H\":5},\"text\":{\"V\":9}}",

@@ -133,7 +133,8 @@ static int64_t answer(bench *b, int32_t *out, const int32_t *prompt, int64_t n, 
         int32_t id = -1;
         if (!st)
             st = pc_sample_id(&id, pc_view1(f.logits.data, f.logits.dtype, V), o->vocabulary,
-                              &o->sampling, f.batch.N, sequence, work);
+                              &o->sampling, pc_vlm_positions(&b->model.config.vlm, ids, n),
+                              sequence, work);
         pc_arena_release(&b->host, mark);
         if (st) {
             check(false, pc_error_text());
@@ -342,6 +343,10 @@ int main(void)
     d.vlm.image_bidirectional = d.vlm.keep_class = true;
     d.vlm.decoder.tied = true;
     all_choices(d, "image rows both ways", PC_F64);
+    d.vlm.image_bidirectional = d.vlm.decoder.rope_2d = true;
+    all_choices(d, "two positions a patch", PC_F64);
+    d.vlm.keep_class = false;
+    all_choices(d, "two positions a patch, no class row", PC_F64);
     test_ends();
     test_sample();
     return failures > 0;

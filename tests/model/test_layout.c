@@ -21,36 +21,44 @@ static pc_vlm_config config(void)
 /* What a row is, laid out the plain way. */
 typedef struct place {
     int sequence, branch; // -1: the prefix
-    int64_t pos;
-    int image; // number of its image, or -1
+    int64_t pos, line;    // the same, but for patches with two positions
+    int image;            // number of its image, or -1
     int32_t id, label;
 } place;
 
-static int64_t expand(place *out, const pc_sequence *s, int64_t S, int64_t rows)
+static int64_t expand(place *out, const pc_vlm_config *c, const pc_sequence *s, int64_t S)
 {
+    const int64_t rows = pc_vlm_rows_per_image(c), cls = c->keep_class;
     int64_t n = 0;
     int image = 0;
     for (int q = 0; q < S; q++) {
-        int64_t prefix_rows = 0, pos = 0;
+        int64_t prefix = 0, pos = 0; // the next position after the prefix, and here
         for (int64_t i = 0; i < s[q].length; i++) {
             int branch = -1;
+            bool first = i == 0;
             if (s[q].branches > 0 && i >= s[q].prefix) {
                 branch = 0;
                 while (i >= s[q].branch_end[branch]) branch++;
-                const bool first =
-                    branch == 0 ? i == s[q].prefix : i == s[q].branch_end[branch - 1];
-                if (first) pos = prefix_rows;
-                if (!first && s[q].supervised[i]) out[n - 1].label = s[q].ids[i];
-            } else if (i > 0 && s[q].supervised && s[q].supervised[i]) {
-                out[n - 1].label = s[q].ids[i];
+                first = i == (branch == 0 ? s[q].prefix : s[q].branch_end[branch - 1]);
+                if (first) pos = prefix;
             }
-            const bool picture = s[q].ids[i] == IMAGE;
-            for (int64_t k = 0; k < (picture ? rows : 1); k++) {
-                out[n++] =
-                    (place){q, branch, pos++, picture ? image : -1, picture ? -1 : s[q].ids[i], -1};
-                if (branch < 0) prefix_rows++;
+            if (!first && s[q].supervised && s[q].supervised[i]) out[n - 1].label = s[q].ids[i];
+            if (s[q].ids[i] != IMAGE) {
+                out[n++] = (place){q, branch, pos, pos, -1, s[q].ids[i], -1};
+                pos++;
+            } else if (!c->decoder.rope_2d) {
+                for (int64_t k = 0; k < rows; k++, pos++)
+                    out[n++] = (place){q, branch, pos, pos, image, -1, -1};
+                image++;
+            } else {
+                if (cls) out[n++] = (place){q, branch, pos, pos, image, -1, -1};
+                for (int64_t y = 0; y < 2; y++)
+                    for (int64_t x = 0; x < 2; x++)
+                        out[n++] = (place){q, branch, pos + cls + x, pos + cls + y, image, -1, -1};
+                pos += cls + 2;
+                image++;
             }
-            image += picture;
+            if (branch < 0) prefix = pos;
         }
     }
     return n;
@@ -71,7 +79,7 @@ static void compare(const pc_vlm_config *c, const pc_sequence *s, int64_t S, int
     pc_arena a, dry;
     pc_vlm_batch b, d;
     place p[64];
-    const int64_t rows = pc_vlm_rows_per_image(c), N = expand(p, s, S, rows);
+    const int64_t rows = pc_vlm_rows_per_image(c), N = expand(p, c, s, S);
     CHECK(!pc_arena_open(&a, "batch", 1 << 16));
     pc_arena_open_dry(&dry, "batch");
     const pc_status st = pc_vlm_batch_build(&b, &a, c, s, S, images);
@@ -86,6 +94,8 @@ static void compare(const pc_vlm_config *c, const pc_sequence *s, int64_t S, int
     for (int64_t n = 0; n < N; n++) {
         CHECK(pc_i32(b.ids)[n] == p[n].id && pc_i32(b.pos)[n] == p[n].pos);
         CHECK(pc_i32(b.labels)[n] == p[n].label);
+        CHECK(pc_present(b.pos_y) == c->decoder.rope_2d);
+        if (pc_present(b.pos_y)) CHECK(pc_i32(b.pos_y)[n] == p[n].line);
         supervised += p[n].label >= 0;
         if (p[n].image >= 0) CHECK(pc_i32(b.image_rows)[image_row++] == n);
         for (int64_t j = 0; j < N; j++) {
@@ -135,7 +145,14 @@ static void test_layouts(void)
                 c.decoder.window = window;
                 compare(&c, seqs, 3, 3);
                 compare(&c, seqs + 1, 2, 2); // no branches: no second interval
+                c.decoder.rope_2d = true;
+                if (window == 0) compare(&c, seqs, 3, 3);
+                c.decoder.rope_2d = false;
             }
+    CHECK(pc_vlm_positions(&c, second, 6) == 4 + 2 * 5);
+    c.decoder.rope_2d = true;
+    CHECK(pc_vlm_positions(&c, second, 6) == 4 + 2 * 3);
+    c.decoder.rope_2d = false;
     c.vision.L = 0; // without a tower the image id is an id like any other
     pc_vlm_batch b;
     pc_arena a;

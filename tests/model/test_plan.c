@@ -133,6 +133,10 @@ static double compare(const char *description, bool train, int threads, const ch
     "{\"kind\":\"vlm\",\"image_id\":9,\"vision\":{\"L\":2,\"C\":16,\"H\":2,\"image_size\":16,"     \
     "\"patch\":4" more "},\"projector\":{\"depth\":1},"                                            \
     "\"decoder\":{\"V\":50,\"C\":24,\"H\":4,\"G\":2,\"L\":2,\"T\":64,\"F\":40" more "}}"
+#define VLM_2D                                                                                     \
+    "{\"kind\":\"vlm\",\"image_id\":9,\"image_bidirectional\":true,\"vision\":{\"L\":1,\"C\":16,"  \
+    "\"H\":2,\"image_size\":16,\"patch\":4},"                                                      \
+    "\"decoder\":{\"V\":50,\"C\":24,\"H\":2,\"L\":2,\"T\":64,\"rope_2d\":true}}"
 #define CLIP(head, loss)                                                                           \
     "{\"kind\":\"clip\",\"loss\":\"" loss "\",\"vision\":{\"L\":2,\"C\":16,\"H\":2,"               \
     "\"image_size\":16,\"patch\":4,\"stem\":\"conv\",\"head\":\"" head "\"},"                      \
@@ -173,6 +177,7 @@ int main(void)
             compare(VLM(""), train, threads, NULL);
             compare(VLM(",\"recompute\":\"block\""), train, threads, NULL);
             compare(VLM(",\"qk_norm\":true"), train, threads, NULL);
+            compare(VLM_2D, train, threads, NULL);
             compare(VLM(""), train, threads, "vision.");
             compare(VLM(""), train, threads, "decoder.");
             compare(CLIP("class", "softmax"), train, threads, NULL);
