@@ -225,21 +225,21 @@ static pc_status keep_sample(reader *r, const pc_sample *s)
 
 static pc_status read_file(reader *r, const char *path, const char *folder)
 {
-    pc_rows rows;
-    pc_status st = pc_rows_open(&rows, path);
+    pc_row_reader rows;
+    pc_status st = pc_row_reader_open(&rows, path);
     if (st) return st;
     const int64_t before = r->out->count, skipped_before = r->out->n_skipped;
     while (!st) {
         json_t *row;
         pc_sample s = {.file = path, .in_array = rows.array};
-        st = pc_rows_next(&rows, &row);
+        st = pc_row_reader_next(&rows, &row);
         if (!st && !row) break;
         s.line = rows.array ? rows.index : rows.line;
         if (!st) st = read_row(&s, r->out->memory, row, folder);
         if (!st) st = keep_sample(r, &s);
         json_decref(row);
         if (!st) continue;
-        pc_rows_context(&rows, st);
+        pc_row_reader_context(&rows, st);
         if (pc_may_skip(st, r->policy))
             st = pc_skipped_add(&r->out->skipped, &r->out->n_skipped, pc_error_text());
     }
@@ -247,7 +247,7 @@ static pc_status read_file(reader *r, const char *path, const char *folder)
     if (!st && r->out->count == before)
         st = pc_fail(PC_ERR_INPUT, "%s: no usable row%s%s", path, skipped ? "; the first: " : "",
                      skipped ? r->out->skipped[skipped_before] : "");
-    pc_rows_close(&rows);
+    pc_row_reader_close(&rows);
     return st;
 }
 

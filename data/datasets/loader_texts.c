@@ -55,7 +55,7 @@ static pc_status add_span(pc_span *out, pc_texts *t, const int32_t *ids, const u
 
 static bool same_ids(const pc_texts *t, pc_span span, const int32_t *ids, int64_t n)
 {
-    return span.count == n && memcmp(t->ids + span.at, ids, (size_t)n * sizeof *ids) == 0;
+    return span.count == n && (n == 0 || memcmp(t->ids + span.at, ids, (size_t)n * sizeof *ids) == 0);
 }
 
 static pc_status add_turn(pc_texts *t, const pc_turn_ids *turn)

@@ -86,28 +86,28 @@ static pc_status keep_question(pc_questions *out, int64_t *room, const pc_questi
 static pc_status read_file(pc_questions *out, const char *path, const char *folder,
                            pc_bad_sample policy)
 {
-    pc_rows rows;
+    pc_row_reader rows;
     int64_t room = 0;
-    pc_status st = pc_rows_open(&rows, path);
+    pc_status st = pc_row_reader_open(&rows, path);
     if (st) return st;
     while (!st) {
         json_t *row;
         pc_question q = {0};
-        st = pc_rows_next(&rows, &row);
+        st = pc_row_reader_next(&rows, &row);
         if (!st && !row) break;
         q.line = rows.array ? rows.index : rows.line;
         if (!st) st = read_row(&q, out->memory, row, folder);
         if (!st) st = keep_question(out, &room, &q);
         json_decref(row);
         if (!st) continue;
-        pc_rows_context(&rows, st);
+        pc_row_reader_context(&rows, st);
         if (pc_may_skip(st, policy))
             st = pc_skipped_add(&out->skipped, &out->n_skipped, pc_error_text());
     }
     if (!st && out->count == 0)
         st = pc_fail(PC_ERR_INPUT, "%s: no usable question%s%s", path,
                      out->n_skipped ? "; the first: " : "", out->n_skipped ? out->skipped[0] : "");
-    pc_rows_close(&rows);
+    pc_row_reader_close(&rows);
     return st ? st : check_ids(out, path);
 }
 

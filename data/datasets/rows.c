@@ -18,19 +18,19 @@ static bool is_space(char c)
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
-static void skip_space(pc_rows *r)
+static void skip_space(pc_row_reader *r)
 {
     while (r->at < r->size && is_space(r->text[r->at])) r->at++;
 }
 
-static void count_lines(pc_rows *r)
+static void count_lines(pc_row_reader *r)
 {
     for (; r->counted < r->at; r->counted++) r->line += r->text[r->counted] == '\n';
 }
 
-pc_status pc_rows_open(pc_rows *r, const char *path)
+pc_status pc_row_reader_open(pc_row_reader *r, const char *path)
 {
-    *r = (pc_rows){.path = path, .index = -1, .line = 1};
+    *r = (pc_row_reader){.path = path, .index = -1, .line = 1};
     pc_status st = pc_file_read(&r->text, &r->size, path, file_limit);
     if (st) return st;
     if (r->size >= 3 && memcmp(r->text, "\xEF\xBB\xBF", 3) == 0) r->at = r->counted = 3;
@@ -45,17 +45,17 @@ pc_status pc_rows_open(pc_rows *r, const char *path)
                      "%s: begins with '%.16s'; expected JSONL (a '{' a row) or a JSON array ('[')",
                      path, r->text + r->at);
     }
-    if (st) pc_rows_close(r);
+    if (st) pc_row_reader_close(r);
     return st;
 }
 
-void pc_rows_close(pc_rows *r)
+void pc_row_reader_close(pc_row_reader *r)
 {
     free(r->text);
-    *r = (pc_rows){0};
+    *r = (pc_row_reader){0};
 }
 
-static pc_status next_line(pc_rows *r, json_t **row)
+static pc_status next_line(pc_row_reader *r, json_t **row)
 {
     skip_space(r);
     if (r->at == r->size) {
@@ -74,7 +74,7 @@ static pc_status next_line(pc_rows *r, json_t **row)
                           error.column, error.text);
 }
 
-static pc_status next_element(pc_rows *r, json_t **row)
+static pc_status next_element(pc_row_reader *r, json_t **row)
 {
     skip_space(r);
     if (r->index >= 0 && r->at < r->size && r->text[r->at] == ',') {
@@ -108,14 +108,14 @@ static pc_status next_element(pc_rows *r, json_t **row)
     return PC_OK;
 }
 
-pc_status pc_rows_next(pc_rows *r, json_t **row)
+pc_status pc_row_reader_next(pc_row_reader *r, json_t **row)
 {
     *row = NULL;
     if (r->done) return PC_OK;
     return r->array ? next_element(r, row) : next_line(r, row);
 }
 
-pc_status pc_rows_context(const pc_rows *r, pc_status st)
+pc_status pc_row_reader_context(const pc_row_reader *r, pc_status st)
 {
     if (r->array)
         return pc_context(st, "%s row %lld (line %lld)", r->path, (long long)r->index,

@@ -11,24 +11,24 @@
 
 #include <jansson.h>
 
-typedef struct pc_rows {
+typedef struct pc_row_reader {
     const char *path; // not copied
     char *text;
     size_t size, at;
     bool array, done;
     int64_t index, line; // of the row last read: from 0; from 1
     size_t counted;      // lines are counted up to here
-} pc_rows;
+} pc_row_reader;
 
-pc_status pc_rows_open(pc_rows *r, const char *path);
-void pc_rows_close(pc_rows *r);
+pc_status pc_row_reader_open(pc_row_reader *r, const char *path);
+void pc_row_reader_close(pc_row_reader *r);
 
 // The next row, a new reference; NULL at the end. A bad line of JSONL is PC_ERR_INPUT and the next call
 // goes on behind it; after PC_ERR_FORMAT (a broken array) nothing more can be read.
-pc_status pc_rows_next(pc_rows *r, json_t **row);
+pc_status pc_row_reader_next(pc_row_reader *r, json_t **row);
 
 // "FILE:LINE", or "FILE row INDEX (line LINE)" of an array; in front of a message.
-pc_status pc_rows_context(const pc_rows *r, pc_status st);
+pc_status pc_row_reader_context(const pc_row_reader *r, pc_status st);
 
 // Strings and lists that live as long as the data set.
 typedef struct pc_dataset_memory pc_dataset_memory;

@@ -22,8 +22,9 @@ pc_status pc_ids_add(pc_ids *ids, int32_t id);
 
 pc_status pc_tokenizer_parse(pc_tokenizer **out, const char *json,
                              size_t size); // text of a tokenizer.json
-pc_status pc_tokenizer_open(pc_tokenizer **out,
-                            const char *path); // a file, or a directory that holds one
+// A file, or a directory that holds a tokenizer.json. Beside a file of that name a tokenizer_config.json says which
+// tokens begin, end and pad texts; otherwise their usual names do.
+pc_status pc_tokenizer_open(pc_tokenizer **out, const char *path);
 void pc_tokenizer_close(pc_tokenizer *t);
 char *pc_tokenizer_json(
     const pc_tokenizer *t); // malloc'ed text that pc_tokenizer_parse reads back; NULL: no memory

@@ -652,7 +652,15 @@ pc_status pc_tokenizer_open(pc_tokenizer **out, const char *path)
     char *text = NULL;
     size_t size = 0;
     json_t *config = NULL;
-    pc_status st = folder ? load_config(&config, path) : PC_OK;
+    char *slash = strrchr(file, '/');
+    const char *name = slash ? slash + 1 : file;
+    pc_status st = PC_OK;
+    if (strcmp(name, "tokenizer.json") == 0) { // as published: its settings lie beside it
+        char beside[4096];
+        snprintf(beside, sizeof beside, "%.*s", slash ? (int)(slash - file) : 1,
+                 slash ? file : ".");
+        st = load_config(&config, beside);
+    }
     if (!st) st = pc_file_read(&text, &size, file, FILE_LIMIT);
     if (!st) st = pc_context(parse(out, text, size, config), "tokenizer '%s'", file);
     free(text);
