@@ -17,6 +17,8 @@ void pc_attention_params(pc_params *p, pc_attention *l, const char *name,
               (long long)c->G);
     const size_t prefix = pc_params_push(p, "%s", name);
     pc_linear_params(p, &l->qkv, "qkv", c->C, (c->H + 2 * c->G) * c->D, c->qkv_bias, c->std);
+    const int64_t qkv[] = {c->H * c->D, c->G * c->D, c->G * c->D};
+    pc_param_fused(p, &l->qkv.weight, 3, qkv);
     if (c->qk_norm) {
         pc_norm_params(p, &l->q_norm, "q_norm", PC_RMSNORM, c->D, c->eps);
         pc_norm_params(p, &l->k_norm, "k_norm", PC_RMSNORM, c->D, c->eps);

@@ -9,6 +9,7 @@ void pc_linear_params(pc_params *p, pc_linear *l, const char *name, int64_t I, i
     *l = (pc_linear){.I = I, .O = O, .has_bias = bias};
     const size_t prefix = pc_params_push(p, "%s", name);
     pc_param_add(p, &l->weight, "weight", PC_INIT_NORMAL, std, PC_DIMS(O, I));
+    pc_param_hidden(p, &l->weight, true);
     if (bias) pc_param_add(p, &l->bias, "bias", PC_INIT_ZERO, 0.0, PC_DIMS(O));
     pc_params_pop(p, prefix);
 }

@@ -9,6 +9,8 @@ void pc_mlp_params(pc_params *p, pc_mlp *l, const char *name, const pc_mlp_confi
     const size_t prefix = pc_params_push(p, "%s", name);
     if (c->swiglu) {
         pc_linear_params(p, &l->up, "gate_up", c->C, 2 * c->F, c->bias, c->std);
+        const int64_t gate_up[] = {c->F, c->F};
+        pc_param_fused(p, &l->up.weight, 2, gate_up);
         pc_linear_params(p, &l->down, "down", c->F, c->O, c->bias, c->out_std);
     } else {
         pc_linear_params(p, &l->up, "fc1", c->C, c->F, c->bias, c->std);

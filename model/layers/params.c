@@ -49,6 +49,8 @@ void pc_param_add(pc_params *p, pc_weight *w, const char *name, pc_init init, do
                     .init = init,
                     .init_scale = init_scale,
                     .decay = rank >= 2,
+                    .parts = 1,
+                    .part_rows = {dim[0]},
                     .trainable = true,
                     .lr_scale = 1.0};
     for (int i = 0; i < rank; i++) {
@@ -58,6 +60,33 @@ void pc_param_add(pc_params *p, pc_weight *w, const char *name, pc_init init, do
     }
     const int n = snprintf(q->name, sizeof q->name, "%s%s", p->prefix, name);
     PC_ASSERT(n > 0 && (size_t)n < sizeof q->name, "'%s%s' is too long", p->prefix, name);
+}
+
+/* The newest parameter of a weight; NULL when listing has failed. */
+static pc_param *listed(pc_params *p, const pc_weight *w)
+{
+    for (int i = p->count - 1; i >= 0; i--)
+        if (p->list[i].weight == w) return &p->list[i];
+    PC_ASSERT(p->status, "a weight behind '%s' is not listed", p->prefix);
+    return NULL;
+}
+
+void pc_param_hidden(pc_params *p, const pc_weight *w, bool hidden)
+{
+    pc_param *q = listed(p, w);
+    if (q) q->hidden = hidden;
+}
+
+void pc_param_fused(pc_params *p, const pc_weight *w, int parts, const int64_t *rows)
+{
+    pc_param *q = listed(p, w);
+    if (!q) return;
+    int64_t sum = 0;
+    PC_ASSERT(parts >= 1 && parts <= 3, "'%s': %d parts", q->name, parts);
+    for (int i = 0; i < parts; i++) sum += q->part_rows[i] = rows[i];
+    PC_ASSERT(sum == q->dim[0], "'%s': parts of %lld rows, %lld in all", q->name, (long long)sum,
+              (long long)q->dim[0]);
+    q->parts = parts;
 }
 
 pc_status pc_params_end(pc_params *p)

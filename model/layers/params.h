@@ -37,7 +37,12 @@ typedef struct pc_param {
     int64_t dim[PC_MAX_RANK];
     pc_init init;
     double init_scale;
-    bool decay;      // weight decay applies: by default tensors of two or more dimensions
+    bool decay; // weight decay applies: by default tensors of two or more dimensions
+    // A matrix from hidden rows to hidden rows, which optimisers of matrices (Muon) take; tables, heads, single
+    // rows and what reads pixels are none. Fused ones are `parts` matrices, one above the other.
+    bool hidden;
+    int parts;
+    int64_t part_rows[3];
     bool trainable;  // set by pc_params_train; frozen parameters get no gradient
     double lr_scale; // 1 unless a recipe says otherwise
     pc_tensor m, v;  // AdamW's moments; absent until the optimiser binds them
@@ -55,6 +60,9 @@ size_t pc_params_push(pc_params *p, const char *fmt, ...) PC_PRINTF(2, 3);
 void pc_params_pop(pc_params *p, size_t length);
 void pc_param_add(pc_params *p, pc_weight *w, const char *name, pc_init init, double init_scale,
                   int rank, const int64_t *dim);
+// Says what the listed weight is: hidden or not, and the matrices fused in it (rows sum up to dim[0]).
+void pc_param_hidden(pc_params *p, const pc_weight *w, bool hidden);
+void pc_param_fused(pc_params *p, const pc_weight *w, int parts, const int64_t *rows);
 #define PC_DIMS(...)                                                                               \
     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[])                         \
     {                                                                                              \

@@ -45,6 +45,7 @@ static void stem_params(pc_params *p, pc_vision *l)
                          sqrt(2.0 / ((double)I + out)));
         channels = O;
     }
+    pc_param_hidden(p, &l->stem[0].weight, false); // it reads pixels
     pc_params_pop(p, prefix);
 }
 

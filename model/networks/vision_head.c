@@ -33,6 +33,8 @@ void pc_vision_head_params(pc_params *p, pc_vision *l)
     pc_param_add(p, &l->probe, "probe", PC_INIT_NORMAL, 1.0, PC_DIMS(1, c->C));
     pc_linear_params(p, &l->map_q, "map_q", c->C, c->C, true, narrow);
     pc_linear_params(p, &l->map_kv, "map_kv", c->C, 2 * c->C, true, narrow);
+    const int64_t kv[] = {c->C, c->C};
+    pc_param_fused(p, &l->map_kv.weight, 2, kv);
     pc_linear_params(p, &l->map_out, "map_out", c->C, c->C, true, narrow);
     pc_norm_params(p, &l->map_norm, "map_norm", PC_LAYERNORM, c->C, c->eps);
     pc_mlp_params(p, &l->map_mlp, "map_mlp", &mlp);

@@ -157,6 +157,26 @@ static void test_model(void)
     CHECK(pc_params_find(&m.params, "decoder.tokens")->decay);
     CHECK(!pc_params_find(&m.params, "decoder.norm_final.weight")->decay);
     CHECK(!pc_params_nonfinite(&m.params, false));
+    static const struct {
+        const char *name;
+        bool hidden;
+        int parts;
+        int64_t last; // rows of the last part
+    } kinds[] = {{"vision.stem.0.weight", false, 1, 8},
+                 {"vision.positions", false, 1, 5},
+                 {"vision.blocks.0.attn.qkv.weight", true, 3, 8},
+                 {"vision.blocks.0.mlp.fc1.weight", true, 1, 32},
+                 {"projector.linear.0.weight", true, 1, 12},
+                 {"projector.linear.0.bias", false, 1, 12},
+                 {"decoder.tokens", false, 1, 20},
+                 {"decoder.head", false, 1, 20},
+                 {"decoder.blocks.0.mlp.gate_up.weight", true, 2, 32},
+                 {"decoder.blocks.0.norm1.weight", false, 1, 12}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        const pc_param *q = pc_params_find(&m.params, kinds[i].name);
+        CHECK(q && q->hidden == kinds[i].hidden && q->parts == kinds[i].parts);
+        CHECK(q && q->part_rows[q->parts - 1] == kinds[i].last);
+    }
     CHECK(pc_params_train(&m.params, "vision.", false) > 0);
     CHECK(pc_params_train(&m.params, "nothing.", false) == 0);
 
