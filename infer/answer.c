@@ -88,13 +88,13 @@ typedef struct round_ {
 static pc_status lay_out(prompt *p, const answerer *a, const answer_item *item, int64_t index,
                          const answer_options *o)
 {
-    const bool see = item->image && !o->blind;
+    const bool see = item->image && o->view != ANSWER_ABSENT;
     const char *suffix = o->suffix ? o->suffix : "";
     const size_t size = strlen(item->question) + strlen(suffix) + sizeof IMAGE_MARK + 2;
     char *text = malloc(size);
 
     p->item = index;
-    p->image = see ? item->image : NULL;
+    p->image = !see ? NULL : o->view == ANSWER_GREY ? "" : item->image;
     if (!text) return pc_fail(PC_ERR_MEMORY, "a question of %zu bytes", size);
     snprintf(text, size, "%s%s%s", see ? IMAGE_MARK "\n" : "", item->question, suffix);
     const pc_message m = {PC_ROLE_USER, text};
@@ -239,7 +239,7 @@ pc_status answer_all(answerer *a, char **text, const answer_item *items, int64_t
     memset(text, 0, (size_t)n * sizeof *text);
     if (!list) return pc_fail(PC_ERR_MEMORY, "%lld questions", (long long)n);
     for (int64_t i = 0; i < n && !st; i++)
-        if (!(st = check_eyes(a, items[i].image && !o->blind)) &&
+        if (!(st = check_eyes(a, items[i].image && o->view != ANSWER_ABSENT)) &&
             (st = lay_out(&list[i], a, &items[i], i, o)))
             st = pc_context(st, "question \"%.60s\"", items[i].question);
     if (st) goto done;

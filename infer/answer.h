@@ -18,11 +18,18 @@ typedef struct answerer {
     int stops;
 } answerer;
 
+// What is shown with a question that has an image.
+typedef enum answer_view {
+    ANSWER_SEE,
+    ANSWER_ABSENT, // nothing: the text alone
+    ANSWER_GREY,   // a picture of the mean colour
+} answer_view;
+
 typedef struct answer_options {
     int64_t max_tokens;
     pc_sampling sampling;
     const char *suffix; // added to every question; NULL: nothing
-    bool blind;         // ask without the image
+    answer_view view;   // answer_all only
     const char *label;  // of the progress bar; NULL: none
 } answer_options;
 
@@ -50,7 +57,8 @@ pc_status answer_one(answerer *a, char **text, const pc_message *messages, int n
                      const char *const *images, int n_images, const answer_options *o,
                      answer_stream *stream);
 
-// Pixels (3,S,S) of an image file as this model sees them. Errors name the file.
+// Pixels (3,S,S) of an image file as this model sees them; "" is a picture of the mean colour. Errors name
+// the file.
 pc_status answer_pixels(float *out, const pc_image_config *c, const char *path);
 // The same for many files at once, in parallel; out (n,3,S,S).
 pc_status answer_pixels_all(float *out, const pc_image_config *c, const char *const *paths,

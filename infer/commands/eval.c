@@ -166,13 +166,15 @@ pc_status eval_main(int argc, char **argv)
     const pc_cli cli = {
         .command = "percept eval",
         .usage = "MODEL SUITE[=FILE]...",
-        .about = "Judges a model. vqa: questions of a JSONL file {question_id, image, question, "
-                 "answer, type}; right "
-                 "when equal after the VQA normalisation, by type, and asked again without the "
-                 "image. pope: {question_id, "
-                 "image, text, label}. retrieval: {image, captions}. classify: {image, class}. "
-                 "Greedy decoding. "
-                 "Results name prompt, parser and the data's hash.",
+        .about =
+            "Judges a model. vqa: questions of a JSONL file {question_id, image, question, answer, "
+            "type}; right when equal after the VQA normalisation, by type, and asked again without "
+            "the "
+            "image and with a grey one. pope: {question_id, image, text, label}. retrieval: "
+            "{image, "
+            "captions}. classify: {image, class}. Greedy decoding. Results name prompt, parser and "
+            "the "
+            "data's hash.",
         .flags = flags,
         .flag_count = (int)(sizeof flags / sizeof flags[0]),
         .min_args = 2,

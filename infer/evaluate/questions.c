@@ -1,8 +1,9 @@
 /*
  * questions.c - vqa and pope (spec: eval.md 1, 2).
  *
- *   vqa    right when the answer equals the truth after the VQA normalisation; by question type; and the same
- *          questions asked without the image, for what can be told from the words alone
+ *   vqa    right when the answer equals the truth after the VQA normalisation; by question type. For what can
+ *          be told from the words alone, the same questions without the image and with a grey one, and what the
+ *          commonest answer to each type would score in this very file
  *   pope   yes or no: accuracy, precision, recall, F1, yes ratio; evasive answers counted
  *
  * Answers belong to questions by id: they are computed in one list and never re-ordered.
@@ -23,7 +24,8 @@ typedef struct asked {
     pc_questions all;
     const pc_question **q; // (n)
     int64_t n;
-    char **seen, **blind; // (n) answers with and without the image; blind NULL: not asked
+    char **seen;          // (n) answers
+    char **blind, **grey; // (n) answers without the image, and to a grey one; NULL: not asked
     double seconds;       // of the answers with the image
 } asked;
 
@@ -37,13 +39,14 @@ static void asked_close(asked *a)
 {
     free_texts(a->seen, a->n);
     free_texts(a->blind, a->n);
+    free_texts(a->grey, a->n);
     free(a->q);
     pc_questions_close(&a->all);
     memset(a, 0, sizeof *a);
 }
 
 static pc_status ask_all(char ***out, answerer *a, const asked *q, const suite_input *in,
-                         bool blind, const char *label)
+                         answer_view view, const char *label)
 {
     answer_item *items = calloc((size_t)q->n, sizeof *items);
     char **text = calloc((size_t)q->n, sizeof *text);
@@ -59,7 +62,7 @@ static pc_status ask_all(char ***out, answerer *a, const asked *q, const suite_i
     const answer_options o = {.max_tokens = in->max_tokens,
                               .sampling = {.top_p = 1.0},
                               .suffix = in->suffix,
-                              .blind = blind,
+                              .view = view,
                               .label = label};
     st = answer_all(a, text, items, q->n, &o);
     free(items);
@@ -84,10 +87,13 @@ static pc_status asked_open(asked *out, answerer *a, const suite_input *in, cons
     for (int64_t i = 0; i < out->n; i++)
         out->q[i] = &out->all.list[suite_pick(i, out->n, out->all.count)];
     const double start = pc_seconds();
-    if ((st = ask_all(&out->seen, a, out, in, false, suite))) return st;
+    if ((st = ask_all(&out->seen, a, out, in, ANSWER_SEE, suite))) return st;
     out->seconds = pc_seconds() - start;
-    snprintf(label, sizeof label, "%s, blind", suite);
-    return in->blind ? ask_all(&out->blind, a, out, in, true, label) : PC_OK;
+    if (!in->blind) return PC_OK;
+    snprintf(label, sizeof label, "%s, no image", suite);
+    if ((st = ask_all(&out->blind, a, out, in, ANSWER_ABSENT, label))) return st;
+    snprintf(label, sizeof label, "%s, grey image", suite);
+    return ask_all(&out->grey, a, out, in, ANSWER_GREY, label);
 }
 
 // What every report must name.
@@ -143,7 +149,8 @@ static pc_status add_cards(suite_output *out, const suite_input *in, const asked
 
 typedef struct tally {
     const char *type;
-    int64_t n, right, blind;
+    int64_t n, right, blind, grey;
+    int64_t commonest; // questions whose truth is the commonest one of the type
 } tally;
 
 static tally *tally_of(tally **list, int64_t *count, const char *type)
@@ -172,7 +179,9 @@ static json_t *tally_json(const tally *t, bool blind)
     json_t *o =
         json_pack("{s:I, s:I, s:f, s:o}", "count", (json_int_t)t->n, "right", (json_int_t)t->right,
                   "accuracy", share(t->right, t->n), "interval", suite_interval(t->right, t->n));
+    if (o) json_object_set_new(o, "commonest", json_real(share(t->commonest, t->n)));
     if (o && blind) json_object_set_new(o, "blind", json_real(share(t->blind, t->n)));
+    if (o && blind) json_object_set_new(o, "blind_grey", json_real(share(t->grey, t->n)));
     return o;
 }
 
@@ -185,7 +194,56 @@ static pc_status tally_row(json_t *table, const tally *t, bool blind)
              100.0 * json_real_value(json_array_get(i, 1)));
     json_decref(i);
     return suite_row(table, t->type, n, suite_percent(share(t->right, t->n)), range,
-                     blind ? suite_percent(share(t->blind, t->n)) : NULL, NULL);
+                     suite_percent(share(t->commonest, t->n)),
+                     blind ? suite_percent(share(t->blind, t->n)) : NULL,
+                     suite_percent(share(t->grey, t->n)), NULL);
+}
+
+// "type\nnormal form" of every truth, sorted: equal ones lie side by side.
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static const char *type_of(const pc_question *x)
+{
+    return x->type ? x->type : "(no type)";
+}
+
+static pc_status truth_keys(char ***out, const asked *q)
+{
+    char **key = calloc((size_t)q->n, sizeof *key);
+    pc_status st = key ? PC_OK : pc_fail(PC_ERR_MEMORY, "%lld truths", (long long)q->n);
+    for (int64_t i = 0; i < q->n && !st; i++) {
+        char *normal = pc_vqa_normalise(q->q[i]->answer);
+        const size_t size = strlen(type_of(q->q[i])) + (normal ? strlen(normal) : 0) + 2;
+        key[i] = normal ? malloc(size) : NULL;
+        if (key[i])
+            snprintf(key[i], size, "%s\n%s", type_of(q->q[i]), normal);
+        else
+            st = pc_fail(PC_ERR_MEMORY, "a truth");
+        free(normal);
+    }
+    if (st) {
+        free_texts(key, key ? q->n : 0);
+        return st;
+    }
+    qsort(key, (size_t)q->n, sizeof *key, by_text);
+    *out = key;
+    return PC_OK;
+}
+
+// How often the commonest truth of a type occurs.
+static int64_t commonest(const asked *q, char *const *key, const char *type)
+{
+    const size_t k = strlen(type);
+    int64_t best = 0, run = 0;
+    for (int64_t i = 0; i < q->n; i++) {
+        if (strncmp(key[i], type, k) || key[i][k] != '\n') continue;
+        run = run > 0 && !strcmp(key[i], key[i - 1]) ? run + 1 : 1;
+        if (run > best) best = run;
+    }
+    return best;
 }
 
 static pc_status vqa_results(suite_output *out, const asked *q, bool *right)
@@ -194,27 +252,36 @@ static pc_status vqa_results(suite_output *out, const asked *q, bool *right)
     int64_t n_types = 0, empty = 0;
     pc_status st = PC_OK;
     json_t *by_type = json_object();
+    char **keys = NULL;
 
+    if ((st = truth_keys(&keys, q))) goto out;
     for (int64_t i = 0; i < q->n; i++) {
         const pc_question *x = q->q[i];
-        tally *t = tally_of(&types, &n_types, x->type ? x->type : "(no type)");
+        tally *t = tally_of(&types, &n_types, type_of(x));
         if (!t) {
             st = pc_fail(PC_ERR_MEMORY, "question types");
             goto out;
         }
         right[i] = pc_vqa_exact(q->seen[i], x->answer);
         const bool blind = q->blind && pc_vqa_exact(q->blind[i], x->answer);
+        const bool grey = q->grey && pc_vqa_exact(q->grey[i], x->answer);
         empty += !*q->seen[i];
         t->n++;
         t->right += right[i];
         t->blind += blind;
+        t->grey += grey;
         total.n++;
         total.right += right[i];
         total.blind += blind;
+        total.grey += grey;
     }
     qsort(types, (size_t)n_types, sizeof *types, by_name);
+    for (int64_t i = 0; i < n_types; i++) {
+        types[i].commonest = commonest(q, keys, types[i].type);
+        total.commonest += types[i].commonest;
+    }
     if ((st = suite_row(out->table, "question type", "questions", "right", "95 % interval",
-                        q->blind ? "without the image" : NULL, NULL)))
+                        "commonest answer", q->blind ? "without the image" : NULL, "grey image", NULL)))
         goto out;
     for (int64_t i = 0; i < n_types; i++) {
         json_object_set_new(by_type, types[i].type, tally_json(&types[i], q->blind));
@@ -229,6 +296,7 @@ static pc_status vqa_results(suite_output *out, const asked *q, bool *right)
     json_decref(all);
 out:
     json_decref(by_type);
+    free_texts(keys, keys ? q->n : 0);
     free(types);
     return st;
 }
@@ -280,7 +348,7 @@ static pc_status pope_row(json_t *table, const char *name, const pc_pope *p)
 pc_status suite_pope(suite_output *out, answerer *a, const suite_input *in)
 {
     asked q = {0};
-    pc_pope seen = {0}, blind = {0};
+    pc_pope seen = {0}, blind = {0}, grey = {0};
     bool *right = NULL;
     pc_status st;
 
@@ -301,11 +369,13 @@ pc_status suite_pope(suite_output *out, answerer *a, const suite_input *in)
         pc_pope_add(&seen, q.seen[i], yes);
         right[i] = pc_pope_yes(q.seen[i]) == yes;
         if (q.blind) pc_pope_add(&blind, q.blind[i], yes);
+        if (q.grey) pc_pope_add(&grey, q.grey[i], yes);
     }
     json_t *scores = pope_json(&seen);
     const bool failed = !scores || json_object_update(out->result, scores);
     json_decref(scores);
-    if (failed || (q.blind && json_object_set_new(out->result, "blind", pope_json(&blind)))) {
+    if (failed || (q.blind && (json_object_set_new(out->result, "blind", pope_json(&blind)) ||
+                               json_object_set_new(out->result, "blind_grey", pope_json(&grey))))) {
         st = pc_fail(PC_ERR_MEMORY, "results");
         goto out;
     }
@@ -313,7 +383,8 @@ pc_status suite_pope(suite_output *out, answerer *a, const suite_input *in)
         (st = suite_row(out->table, "asked", "questions", "accuracy", "precision", "recall", "F1",
                         "says yes", "evasive", NULL)) ||
         (st = pope_row(out->table, "with the image", &seen)) ||
-        (q.blind && (st = pope_row(out->table, "without", &blind))))
+        (q.blind && (st = pope_row(out->table, "without the image", &blind))) ||
+        (q.grey && (st = pope_row(out->table, "with a grey image", &grey))))
         goto out;
     write_answers(in, "pope", &q, right);
     st = add_cards(out, in, &q, right);

@@ -21,7 +21,7 @@ typedef struct suite_input {
     const char *images; // folder of the images; NULL: the data's own
     int64_t samples;    // at most so many, evenly spaced; 0: all
     // questions
-    bool blind; // ask a second time, without the image
+    bool blind; // ask again without the image, and with a grey one
     int64_t max_tokens;
     const char *suffix;
     FILE *answers; // one JSON line a question; NULL: none
