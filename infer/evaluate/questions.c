@@ -137,7 +137,7 @@ static pc_status add_cards(suite_output *out, const suite_input *in, const asked
         const pc_question *x = q->q[i];
         json_t *lines = json_pack("[[s,s],[s,s],[s,s]]", "question", x->question, "answer",
                                   q->seen[i], "truth", x->answer);
-        if (q->blind) json_array_append_new(lines, json_pack("[s,s]", "blind", q->blind[i]));
+        if (q->blind) json_array_append_new(lines, json_pack("[s,s]", "no image", q->blind[i]));
         if (json_array_append_new(out->cards, json_pack("{s:s*, s:o, s:b}", "image", x->image,
                                                         "lines", lines, "right", right[i])))
             return pc_fail(PC_ERR_MEMORY, "cards");
