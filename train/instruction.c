@@ -70,7 +70,7 @@ static void score_rows(pc_ctx *ctx, const pc_vlm *l, pc_tensor normed, const int
     pc_tensor logits = pc_alloc2(ctx->act, ctx->real, M, V);
     ctx->ops->gather_forward(ctx, rows, normed, index);
     pc_decoder_logits(ctx, logits, &l->decoder, rows);
-    if (!ctx->act->dry)
+    if (hit) // NULL on dry runs
         for (int64_t m = 0; m < M; m++) {
             const int32_t n = pc_i32(index)[m];
             hit[n] = argmax(pc_f32(logits, m), V) == labels[n];

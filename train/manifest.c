@@ -77,10 +77,10 @@ static pc_status collect(inputs *in, run *u)
         st = add(in, r->model.vision_from);
     if (!st && *r->model.from && !pc_is_dir(r->model.from)) st = add(in, r->model.from);
     if (st) return st;
-    qsort(in->list, (size_t)in->count, sizeof *in->list, by_path);
+    if (in->count > 0) qsort(in->list, (size_t)in->count, sizeof *in->list, by_path);
     int64_t kept = 0; // an image may have several rows
     for (int64_t i = 0; i < in->count; i++)
-        if (i == 0 || strcmp(in->list[i].path, in->list[kept - 1].path))
+        if (i == 0 || strcmp(in->list[i].path, in->list[kept - 1].path) != 0)
             in->list[kept++] = in->list[i];
     in->count = kept;
     pc_parallel(u->pool, in->count, 8, hash_inputs, in);

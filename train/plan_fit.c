@@ -69,7 +69,7 @@ static void try_frozen(proposal *p, const plan_request *q, const char *module)
 {
     pc_params *params = &q->model->params;
     if (!objective_trains(params, module)) return;
-    bool before[4096];
+    bool before[4096] = {false};
     if (params->count > 4096) return;
     for (int i = 0; i < params->count; i++) before[i] = params->list[i].trainable;
     pc_params_train(params, module, false);

@@ -65,7 +65,6 @@ pc_status preview_sequence(char **out, const pc_micro_batch *b, int64_t sequence
         const bool read = n + 1 < end && ids[n + 1] == labels[n];
         if (!st && labels[n] >= 0 && !read) {
             if (!marked) st = flush(&t, &held, tok, false);
-            marked = true;
             if (!st) st = pc_ids_add(&held, labels[n]);
             if (!st) st = flush(&t, &held, tok, true);
             marked = false;
@@ -105,7 +104,7 @@ pc_status preview_batch(const run *u, const pc_batch *b)
         char *s = NULL;
         pc_status st =
             clip ? caption(&s, m, i, u->tokenizer) : preview_sequence(&s, m, i, u->tokenizer);
-        if (st) return pc_context(st, "first batch");
+        if (st || !s) return pc_context(st, "first batch");
         const pc_sample *row = &u->train.samples[m->sample[i]];
         pc_log("  %s: %.*s%s", row->image ? row->image : "no image", LONGEST, s,
                strlen(s) > LONGEST ? " ..." : "");

@@ -154,7 +154,7 @@ static bool starts_section(const char *path)
 static const recipe_key *find_key(const char *path, const char *key)
 {
     for (int s = 0; s < SECTIONS; s++) {
-        if (strcmp(sections[s].path, path)) continue;
+        if (strcmp(sections[s].path, path) != 0) continue;
         for (int k = 0; k < sections[s].count; k++)
             if (!strcmp(sections[s].keys[k].name, key)) return &sections[s].keys[k];
     }
@@ -172,7 +172,7 @@ static int names_under(const char *path, char names[][64], const char **list, in
             for (int k = 0; k < sec->count && n < max; k++)
                 snprintf(names[n++], 64, "%s", sec->keys[k].name);
         const char *rest = sec->path + len + (len ? 1 : 0);
-        if (strncmp(sec->path, path, len) || strlen(sec->path) <= len) continue;
+        if (strncmp(sec->path, path, len) != 0 || strlen(sec->path) <= len) continue;
         if (len && sec->path[len] != '.') continue;
         if (n < max) snprintf(names[n++], 64, "%.*s", (int)strcspn(rest, "."), rest);
     }

@@ -96,7 +96,7 @@ static void doc_shape_line(void *arg, const char *section, const char *key, cons
                            const char *def, const char *range, const char *help)
 {
     shape_doc *d = arg;
-    if (!d->any || strcmp(d->section, section ? section : "")) {
+    if (!d->any || strcmp(d->section, section ? section : "") != 0) {
         snprintf(d->section, sizeof d->section, "%s", section ? section : "");
         fprintf(d->out,
                 "\n### `model.shape%s%s`\n\n| key | type | default | range | meaning |\n"

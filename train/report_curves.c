@@ -45,7 +45,7 @@ static pc_status add_types(history *h, const json_t *types, int64_t lines)
     json_object_foreach((json_t *)(uintptr_t)types, name, v)
     {
         int i = 0;
-        while (i < h->n_types && strcmp(h->types[i].name, name)) i++;
+        while (i < h->n_types && strcmp(h->types[i].name, name) != 0) i++;
         if (i == VALIDATION_TYPES) continue;
         if (i == h->n_types) {
             snprintf(h->types[i].name, sizeof h->types[i].name, "%s", name);
@@ -176,8 +176,9 @@ static void grid(FILE *out, const frame *f)
 {
     char text[32];
     if (f->log) {
-        const double from = ceil(f->y0 - 1e-9), every = fmax(1.0, ceil((f->y1 - f->y0) / 6));
-        for (double e = from; e <= f->y1 + 1e-9; e += every) {
+        const int from = (int)ceil(f->y0 - 1e-9), to = (int)floor(f->y1 + 1e-9);
+        const int every = (to - from) / 6 + 1;
+        for (int e = from; e <= to; e += every) {
             const double y = place_y(f, pow(10.0, e));
             tick_text(text, sizeof text, pow(10.0, e), f->percent);
             fprintf(out, "<path class=grid d='M%d %.1fH%d'/><text class=ty x=%d y=%.1f>%s</text>\n",
@@ -185,17 +186,20 @@ static void grid(FILE *out, const frame *f)
         }
     } else {
         const double step = nice_step(f->y1 - f->y0, 5);
-        for (double v = ceil(f->y0 / step - 1e-9) * step; v <= f->y1 + step * 1e-6; v += step) {
-            const double y = place_y(f, v);
-            tick_text(text, sizeof text, fabs(v) < step * 1e-6 ? 0.0 : v, f->percent);
+        const int from = (int)ceil(f->y0 / step - 1e-9), to = (int)floor(f->y1 / step + 1e-6);
+        for (int k = from; k <= to; k++) {
+            const double y = place_y(f, k * step);
+            tick_text(text, sizeof text, k * step, f->percent);
             fprintf(out, "<path class=grid d='M%d %.1fH%d'/><text class=ty x=%d y=%.1f>%s</text>\n",
                     LEFT, y, WIDTH - RIGHT, LEFT - 7, y + 4, text);
         }
     }
     const double step = fmax(1.0, nice_step(f->x1 - f->x0, 6));
-    for (double v = ceil(f->x0 / step) * step; v <= f->x1 + step * 1e-6; v += step) {
-        tick_text(text, sizeof text, v, false);
-        fprintf(out, "<text class=tx x=%.1f y=%d>%s</text>\n", place_x(f, v), HEIGHT - 10, text);
+    const int first = (int)ceil(f->x0 / step), last = (int)floor(f->x1 / step + 1e-6);
+    for (int k = first; k <= last; k++) {
+        tick_text(text, sizeof text, k * step, false);
+        fprintf(out, "<text class=tx x=%.1f y=%d>%s</text>\n", place_x(f, k * step), HEIGHT - 10,
+                text);
     }
 }
 

@@ -144,10 +144,14 @@ static pc_status tower_samples(FILE *out, run *u, int64_t count)
     float *numbers = malloc((size_t)(2 * n * E + 1) * sizeof *numbers);
     int64_t *row_sample = malloc((size_t)(n + 1) * sizeof *row_sample), rows = 0;
     double loss;
-    pc_status st = numbers && row_sample ? PC_OK : pc_fail(PC_ERR_MEMORY, "report");
+    if (!numbers || !row_sample) {
+        free(numbers);
+        free(row_sample);
+        return pc_fail(PC_ERR_MEMORY, "report");
+    }
     const pc_tensor U = pc_view2(numbers, PC_F32, n, E);
     const pc_tensor V = pc_view2(numbers + n * E, PC_F32, n, E);
-    if (!st) st = validation_embed(u, U, V, row_sample, &rows, &loss);
+    pc_status st = validation_embed(u, U, V, row_sample, &rows, &loss);
     if (!st)
         st = caption_cards(out, u, count, pc_rows(U, 0, rows), pc_rows(V, 0, rows), row_sample);
     free(numbers);

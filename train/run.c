@@ -206,7 +206,7 @@ static pc_status read_state(run *u)
     free(u->text.state);
     u->text.state = NULL;
     if (st) return st;
-    if (now.samples != u->state.samples || strcmp(now.data, u->state.data))
+    if (now.samples != u->state.samples || strcmp(now.data, u->state.data) != 0)
         return pc_fail(
             PC_ERR_INPUT,
             "data.train: %lld samples now, %lld when the run began, or other contents: a "

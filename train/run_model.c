@@ -49,12 +49,14 @@ static pc_status open_tokenizer(run *u)
     const char *path = r->text.tokenizer;
     if (r->tokenizer.vocab) return train_tokenizer(u);
     const size_t n = strlen(path);
-    if (n < 3 || strcmp(path + n - 3, ".h5"))
+    if (n < 3 || strcmp(path + n - 3, ".h5") != 0)
         return pc_context(pc_tokenizer_open(&u->bundle.tokenizer, path), "data.text.tokenizer");
     pc_native_text text = {0};
     pc_status st = pc_native_read_text(&text, path);
-    if (!st && !text.tokenizer) st = pc_fail(PC_ERR_INPUT, "'%s' holds no tokenizer", path);
-    if (!st) st = pc_tokenizer_parse(&u->bundle.tokenizer, text.tokenizer, strlen(text.tokenizer));
+    if (!st && !text.tokenizer)
+        st = pc_fail(PC_ERR_INPUT, "'%s' holds no tokenizer", path);
+    else if (!st)
+        st = pc_tokenizer_parse(&u->bundle.tokenizer, text.tokenizer, strlen(text.tokenizer));
     pc_native_text_close(&text);
     return pc_context(st, "data.text.tokenizer");
 }
@@ -136,7 +138,7 @@ static pc_status copy_tower(pc_params *to, pc_params *from)
     int64_t copied = 0;
     for (int i = 0; i < to->count; i++) {
         pc_param *q = &to->list[i];
-        if (strncmp(q->name, "vision.", 7)) continue;
+        if (strncmp(q->name, "vision.", 7) != 0) continue;
         const pc_param *p = pc_params_find(from, q->name);
         if (!p) return pc_fail(PC_ERR_INPUT, "it has no '%s'", q->name);
         char ours[64], theirs[64];

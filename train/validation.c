@@ -25,7 +25,7 @@ static void count_type(validation *v, const char *name, bool right)
 {
     const size_t length = sizeof v->types[0].name - 1; // longer names are cut
     int i = 0;
-    while (i < v->n_types && strncmp(v->types[i].name, name, length)) i++;
+    while (i < v->n_types && strncmp(v->types[i].name, name, length) != 0) i++;
     if (i == v->n_types) {
         if (v->n_types == VALIDATION_TYPES) {
             i--; // the last one takes what is left
@@ -100,7 +100,7 @@ static void merge(validation *out, const validation *part)
     out->tokens_right += part->tokens_right;
     for (int i = 0; i < part->n_types; i++) {
         int k = 0;
-        while (k < out->n_types && strcmp(out->types[k].name, part->types[i].name)) k++;
+        while (k < out->n_types && strcmp(out->types[k].name, part->types[i].name) != 0) k++;
         if (k == out->n_types) {
             if (k == VALIDATION_TYPES) {
                 k--;
@@ -122,7 +122,7 @@ static pc_status score_tokens(validation *out, run *u)
     w.parts = calloc((size_t)R, sizeof *w.parts);
     w.hits = calloc((size_t)R, sizeof *w.hits);
     if (!w.parts || !w.hits) st = pc_fail(PC_ERR_MEMORY, "validation");
-    for (int i = 0; i < R && !st; i++)
+    for (int i = 0; i < R && w.hits && !st; i++)
         if (!(w.hits[i] = malloc((size_t)u->request.val.rows + 1)))
             st = pc_fail(PC_ERR_MEMORY, "validation");
     const int64_t batches = pc_loader_steps_per_epoch(u->val_loader);
@@ -239,11 +239,15 @@ static pc_status score_towers(validation *out, run *u)
     float *numbers = malloc((size_t)(2 * n * E + 1) * sizeof *numbers);
     int64_t *row_sample = malloc((size_t)(n + 1) * sizeof *row_sample), rows = 0;
     uint8_t *first = malloc((size_t)n + 1);
-    pc_status st = PC_OK;
-    if (!numbers || !row_sample || !first) st = pc_fail(PC_ERR_MEMORY, "validation embeddings");
+    if (!numbers || !row_sample || !first) {
+        free(numbers);
+        free(row_sample);
+        free(first);
+        return pc_fail(PC_ERR_MEMORY, "validation embeddings");
+    }
     const pc_tensor U = pc_view2(numbers, PC_F32, n, E);
     const pc_tensor V = pc_view2(numbers + n * E, PC_F32, n, E);
-    if (!st) st = validation_embed(u, U, V, row_sample, &rows, &out->loss);
+    pc_status st = validation_embed(u, U, V, row_sample, &rows, &out->loss);
     if (!st) {
         const pc_tensor A = pc_rows(U, 0, rows), B = pc_rows(V, 0, rows);
         out->samples = rows;

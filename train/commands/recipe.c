@@ -50,8 +50,7 @@ pc_status recipe_main(int argc, char **argv)
         .max_args = 1,
         .examples = (const char *const[]){"percept-train configs/quickstart/tune.yaml",
                                           "percept-train configs/quickstart/tune.yaml --plan",
-                                          "percept-train recipe.yaml --set optim.lr=1e-3 --set "
-                                          "out=runs/other",
+                                          "percept-train recipe.yaml --set optim.lr=1e-3",
                                           "percept-train recipe.yaml --resume", NULL},
     };
     char **args;
