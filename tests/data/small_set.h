@@ -76,7 +76,7 @@ static int set_close(void **state)
     return 0;
 }
 
-static pc_dataset set_data(const char *name, double weight)
+static inline pc_dataset set_data(const char *name, double weight)
 {
     const pc_source s = {scratch_path(name), NULL, weight};
     pc_dataset d;
@@ -85,7 +85,7 @@ static pc_dataset set_data(const char *name, double weight)
 }
 
 /* 8 x 8 pixels in 4 x 4 patches: 4 rows an image. */
-static pc_model_config set_vlm(void)
+static inline pc_model_config set_vlm(void)
 {
     const pc_model_config c = {
         .kind = PC_MODEL_VLM,
@@ -96,7 +96,7 @@ static pc_model_config set_vlm(void)
     return c;
 }
 
-static pc_model_config set_clip(void)
+static inline pc_model_config set_clip(void)
 {
     const pc_model_config c = {
         .kind = PC_MODEL_CLIP,
@@ -115,7 +115,7 @@ static pc_model_config set_clip(void)
     return c;
 }
 
-static pc_loader_config set_config(void)
+static inline pc_loader_config set_config(void)
 {
     const pc_loader_config c = {.batch = 4,
                                 .micro = 2,
@@ -128,8 +128,8 @@ static pc_loader_config set_config(void)
     return c;
 }
 
-static pc_loader *set_loader(const pc_dataset *d, const pc_model_config *m, const char *tmpl,
-                             const pc_loader_config *c, int64_t first)
+static inline pc_loader *set_loader(const pc_dataset *d, const pc_model_config *m, const char *tmpl,
+                                    const pc_loader_config *c, int64_t first)
 {
     const pc_image_config im = pc_image_config_default(8);
     pc_loader *l = NULL;
@@ -138,7 +138,7 @@ static pc_loader *set_loader(const pc_dataset *d, const pc_model_config *m, cons
     return l;
 }
 
-static pc_batch *set_next(pc_loader *l)
+static inline pc_batch *set_next(pc_loader *l)
 {
     pc_batch *b = NULL;
     if (pc_loader_next(l, &b)) fail_msg("%s", pc_error_text());
