@@ -1,6 +1,5 @@
 /*
- * language.c - what is said about a scene: captions, the dense description, POPE's pairs.
- * (questions.c asks.)
+ * language.c - captions, and which pairs POPE asks about.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -125,19 +124,6 @@ void scene_captions(char out[SCENE_CAPTIONS][SCENE_TEXT], const pc_scene *scene)
         case 2: say_relation(&t, scene, order); break;
         default: say_textures(&t, scene, order); break;
         }
-    }
-}
-
-void scene_describe(char out[SCENE_TEXT], const pc_scene *scene)
-{
-    scene_random r = scene_random_at(scene, SCENE_FOR_DESCRIPTION);
-    scene_text t = {out, SCENE_TEXT};
-    int order[SCENE_MAX_OBJECTS];
-    scene_order(order, scene->count, &r);
-    for (int i = 0; i < scene->count; i++) {
-        const scene_object *o = &scene->object[order[i]];
-        say(&t, "%s%s %s %s column %d row %d", i ? ", " : "", scene_size_names[o->size],
-            colour_of(o), shape_of(o), scene_column(o), scene_row(o));
     }
 }
 

@@ -1,5 +1,5 @@
 /*
- * language.h - shared by language.c, questions.c and write.c; not for other rooms.
+ * language.h - shared by the files that speak of scenes; not for other rooms.
  */
 #ifndef PC_DATA_SCENES_LANGUAGE_H
 #define PC_DATA_SCENES_LANGUAGE_H
@@ -19,6 +19,24 @@ const char *scene_article(const char *word);
 
 /* A random order of 0..count-1. */
 void scene_order(int *order, int count, scene_random *r);
+
+/* How a sentence names objects: attributes, each ANY or a value. */
+enum { ANY = -1, SCENE_NAME = 64 };
+typedef struct scene_name {
+    int size, colour, shape;
+} scene_name;
+
+/* How many objects a name fits. */
+int scene_count_of(const pc_scene *s, scene_name n);
+
+/* "large red circle", "red objects"; returns out. */
+const char *scene_name_text(char out[SCENE_NAME], scene_name n, bool plural);
+
+/* A name that fits object i and no other: the shortest, or (half of the time) the shortest with
+ * both colour and shape. `with_colour` and `with_shape` say what it may give away. False when
+ * there is none. */
+bool scene_name_alone(scene_name *out, const pc_scene *s, int i, bool with_colour, bool with_shape,
+                      scene_random *r);
 
 /*
  * POPE's question pairs (Li et al. 2023): up to SCENE_PRESENCE pairs that the scene shows, then as

@@ -114,19 +114,3 @@ void scene_layout(pc_scene *out, uint64_t seed, scene_split split, int64_t index
             out->count = 0; // no room left: lay the scene out again
     }
 }
-
-static int cell(double position)
-{
-    int c = 1 + (int)(position * SCENE_GRID);
-    return c < 1 ? 1 : c > SCENE_GRID ? SCENE_GRID : c;
-}
-
-int scene_column(const scene_object *object)
-{
-    return cell(object->x);
-}
-
-int scene_row(const scene_object *object)
-{
-    return cell(object->y);
-}

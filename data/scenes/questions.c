@@ -13,62 +13,10 @@
 const char *const scene_type_names[SCENE_TYPES] = {"existence", "colour",   "shape",
                                                    "count",     "relation", "comparison"};
 
-enum { ANY = -1 };
-
-/* How a question names objects: attributes, each ANY or a value. */
-typedef struct scene_name {
-    int size, colour, shape;
-} scene_name;
-
-static bool fits(const scene_object *o, scene_name n)
-{
-    return (n.size == ANY || n.size == o->size) && (n.colour == ANY || n.colour == o->colour) &&
-           (n.shape == ANY || n.shape == o->shape);
-}
-
-static int count_of(const pc_scene *s, scene_name n)
-{
-    int count = 0;
-    for (int i = 0; i < s->count; i++) count += fits(&s->object[i], n);
-    return count;
-}
-
-static const char *name_text(char out[64], scene_name n, bool plural)
-{
-    scene_text t = {out, 64};
-    if (n.size != ANY) say(&t, "%s ", scene_size_names[n.size]);
-    if (n.colour != ANY) say(&t, "%s ", scene_colour_names[n.colour]);
-    say(&t, "%s", n.shape == ANY ? "object" : scene_shape_names[n.shape]);
-    if (plural) say(&t, n.shape == 5 ? "es" : "s"); // crosses
-    return out;
-}
-
 static bool forbidden(const pc_scene *s, scene_name n)
 {
     return s->split != SCENE_UNSEEN && n.colour != ANY && n.shape != ANY &&
            scene_held_out(n.colour, n.shape);
-}
-
-/* A name for object i alone, from the shortest to the fullest, sometimes fuller than needed.
- * `with_colour` and `with_shape` say what the name may give away. */
-static bool name_alone(scene_name *out, const pc_scene *s, int i, bool with_colour, bool with_shape,
-                       scene_random *r)
-{
-    const scene_object *o = &s->object[i];
-    const scene_name tries[] = {
-        {ANY, ANY, o->shape},     {ANY, o->colour, ANY},     {ANY, o->colour, o->shape},
-        {o->size, ANY, o->shape}, {o->size, o->colour, ANY}, {o->size, o->colour, o->shape},
-    };
-    const int full = 2;
-    const bool fuller = random_chance(r, 0.5);
-    for (int t = fuller && with_colour && with_shape ? full : 0; t < 6; t++) {
-        if (!with_colour && tries[t].colour != ANY) continue;
-        if (!with_shape && tries[t].shape != ANY) continue;
-        if (count_of(s, tries[t]) != 1) continue;
-        *out = tries[t];
-        return true;
-    }
-    return false;
 }
 
 static void answer(scene_question *q, scene_type type, const char *text)
@@ -108,7 +56,7 @@ static bool name_absent(scene_name *out, const pc_scene *s, int form, scene_rand
         if (s->split == SCENE_UNSEEN && form >= 4 && random_chance(r, 0.4))
             colour = (3 * shape + 1) % SCENE_COLOURS;
         *out = masked(form, size, colour, shape);
-        if (count_of(s, *out) == 0 && !forbidden(s, *out)) return true;
+        if (scene_count_of(s, *out) == 0 && !forbidden(s, *out)) return true;
     }
     return false;
 }
@@ -125,8 +73,8 @@ static bool ask_existence(scene_question *q, const pc_scene *s, scene_random *r)
     } else if (!name_absent(&n, s, form, r))
         return false;
 
-    char name[64];
-    name_text(name, n, false);
+    char name[SCENE_NAME];
+    scene_name_text(name, n, false);
     const char *a = scene_article(name);
     scene_text t = {q->text, sizeof q->text};
     switch (random_below(r, 5)) {
@@ -144,9 +92,9 @@ static bool ask_colour(scene_question *q, const pc_scene *s, scene_random *r)
 {
     const int i = random_below(r, s->count);
     scene_name n;
-    if (!name_alone(&n, s, i, false, true, r)) return false;
-    char name[64];
-    name_text(name, n, false);
+    if (!scene_name_alone(&n, s, i, false, true, r)) return false;
+    char name[SCENE_NAME];
+    scene_name_text(name, n, false);
     scene_text t = {q->text, sizeof q->text};
     switch (random_below(r, 4)) {
     case 0: say(&t, "What colour is the %s?", name); break;
@@ -162,9 +110,9 @@ static bool ask_shape(scene_question *q, const pc_scene *s, scene_random *r)
 {
     const int i = random_below(r, s->count);
     scene_name n;
-    if (!name_alone(&n, s, i, true, false, r)) return false;
-    char name[64];
-    name_text(name, n, false);
+    if (!scene_name_alone(&n, s, i, true, false, r)) return false;
+    char name[SCENE_NAME];
+    scene_name_text(name, n, false);
     scene_text t = {q->text, sizeof q->text};
     switch (random_below(r, 4)) {
     case 0: say(&t, "What shape is the %s?", name); break;
@@ -176,7 +124,7 @@ static bool ask_shape(scene_question *q, const pc_scene *s, scene_random *r)
     return true;
 }
 
-/* A value of an attribute that count_of() sees k times; the rarer k are sought more. */
+/* A value of an attribute that scene_count_of() sees k times; the rarer k are sought more. */
 static bool pick_by_count(int *value, int *k, const int *counts, int values, scene_random *r)
 {
     static const double want[SCENE_MAX_OBJECTS + 1] = {0.45, 0.33, 1.5, 3.0, 3.0};
@@ -214,8 +162,8 @@ static bool ask_count(scene_question *q, const pc_scene *s, scene_random *r)
         n.size = value;
     }
 
-    char name[64], number[8];
-    name_text(name, n, true);
+    char name[SCENE_NAME], number[8];
+    scene_name_text(name, n, true);
     scene_text t = {q->text, sizeof q->text};
     switch (random_below(r, 4)) {
     case 0: say(&t, "How many %s are there?", name); break;
@@ -236,7 +184,7 @@ static bool pick_two(int *i, int *j, scene_name *a, scene_name *b, const pc_scen
     if (s->count < 2) return false;
     *i = random_below(r, s->count);
     *j = (*i + 1 + random_below(r, s->count - 1)) % s->count;
-    return name_alone(a, s, *i, true, true, r) && name_alone(b, s, *j, true, true, r);
+    return scene_name_alone(a, s, *i, true, true, r) && scene_name_alone(b, s, *j, true, true, r);
 }
 
 static bool ask_relation(scene_question *q, const pc_scene *s, scene_random *r)
@@ -251,12 +199,12 @@ static bool ask_relation(scene_question *q, const pc_scene *s, scene_random *r)
 
     static const char *const word[2][2] = {{"above", "below"}, {"left of", "right of"}};
     static const char *const choice[2][2] = {{"above", "below"}, {"left", "right"}};
-    char an[64], bn[64];
-    name_text(an, a, false);
-    name_text(bn, b, false);
+    char an[SCENE_NAME], bn[SCENE_NAME];
+    scene_name_text(an, a, false);
+    scene_name_text(bn, b, false);
     scene_text t = {q->text, sizeof q->text};
     const int truth = d > 0.0, asked = random_below(r, 2);
-    switch (random_below(r, 4)) {
+    switch (random_below(r, 6)) {
     case 0:
         say(&t, "Is the %s %s the %s?", an, word[across][asked], bn);
         answer_yes_no(q, SCENE_RELATION, truth == asked);
@@ -268,6 +216,11 @@ static bool ask_relation(scene_question *q, const pc_scene *s, scene_random *r)
     case 2:
         say(&t, "Does the %s lie %s the %s?", an, word[across][asked], bn);
         answer_yes_no(q, SCENE_RELATION, truth == asked);
+        break;
+    case 3:
+        say(&t, "Does the %s lie %s the %s?", an, across ? "left or right of" : "above or below",
+            bn);
+        answer(q, SCENE_RELATION, choice[across][truth]);
         break;
     default:
         say(&t, "Is the %s %s the %s?", an, across ? "left or right of" : "above or below", bn);
@@ -294,12 +247,12 @@ static bool ask_more(scene_question *q, const pc_scene *s, scene_random *r)
     }
     const scene_name a = of_shapes ? (scene_name){ANY, ANY, x} : (scene_name){ANY, x, ANY};
     const scene_name b = of_shapes ? (scene_name){ANY, ANY, y} : (scene_name){ANY, y, ANY};
-    const int more = count_of(s, a) - count_of(s, b);
+    const int more = scene_count_of(s, a) - scene_count_of(s, b);
     if (more == 0 && !random_chance(r, keep_tie)) return false;
 
-    char an[64], bn[64];
-    name_text(an, a, true);
-    name_text(bn, b, true);
+    char an[SCENE_NAME], bn[SCENE_NAME];
+    scene_name_text(an, a, true);
+    scene_name_text(bn, b, true);
     scene_text t = {q->text, sizeof q->text};
     if (random_chance(r, 0.5))
         say(&t, "Are there more %s than %s?", an, bn);
@@ -317,9 +270,9 @@ static bool ask_larger(scene_question *q, const pc_scene *s, scene_random *r)
     if (!pick_two(&i, &j, &a, &b, s, r)) return false;
     if (s->object[i].size == s->object[j].size || a.size != ANY || b.size != ANY) return false;
     const bool larger = random_chance(r, 0.5);
-    char an[64], bn[64];
-    name_text(an, a, false);
-    name_text(bn, b, false);
+    char an[SCENE_NAME], bn[SCENE_NAME];
+    scene_name_text(an, a, false);
+    scene_name_text(bn, b, false);
     scene_text t = {q->text, sizeof q->text};
     say(&t, "Is the %s %s than the %s?", an, larger ? "larger" : "smaller", bn);
     answer_yes_no(q, SCENE_COMPARISON, (s->object[i].size > s->object[j].size) == larger);
@@ -337,17 +290,17 @@ static bool ask_same(scene_question *q, const pc_scene *s, scene_random *r)
     const int j = (i + 1 + random_below(r, s->count - 1)) % s->count;
     const scene_object *o = &s->object[i], *p = &s->object[j];
     scene_name a, b;
-    if (!name_alone(&a, s, i, form != 0, form != 1, r)) return false;
-    if (!name_alone(&b, s, j, form != 0, form != 1, r)) return false;
+    if (!scene_name_alone(&a, s, i, form != 0, form != 1, r)) return false;
+    if (!scene_name_alone(&b, s, j, form != 0, form != 1, r)) return false;
     if (form == 2 && (a.size != ANY || b.size != ANY)) return false;
     const bool same = form == 0   ? o->colour == p->colour
                       : form == 1 ? o->shape == p->shape
                                   : o->size == p->size;
     if (!same && !random_chance(r, keep_no[form])) return false;
 
-    char an[64], bn[64];
-    name_text(an, a, false);
-    name_text(bn, b, false);
+    char an[SCENE_NAME], bn[SCENE_NAME];
+    scene_name_text(an, a, false);
+    scene_name_text(bn, b, false);
     scene_text t = {q->text, sizeof q->text};
     if (random_chance(r, 0.5))
         say(&t, "Is the %s of the same %s as the %s?", an, what[form], bn);
@@ -361,8 +314,8 @@ static bool ask_comparison(scene_question *q, const pc_scene *s, scene_random *r
 {
     static bool (*const kind[3])(scene_question *, const pc_scene *,
                                  scene_random *) = {ask_more, ask_larger, ask_same};
-    const int first = random_below(r, 3);
-    for (int attempt = 0; attempt < 16; attempt++) // the harder kinds to find get their share
+    const int first = random_chance(r, 0.16) ? 0 : 1 + random_below(r, 2);
+    for (int attempt = 0; attempt < 16; attempt++) // the kinds that are harder to find, longer
         if (kind[first](q, s, r)) return true;
     return ask_more(q, s, r);
 }

@@ -3,7 +3,11 @@
  *
  *   layout.c     which objects a scene has, and where they lie
  *   draw.c       the picture: antialiased shapes over an uneven background
- *   language.c   captions, descriptions, questions with their answers
+ *   names.c      how sentences name an object
+ *   language.c   captions, and POPE's pairs
+ *   describe.c   every object and its place, request by request
+ *   questions.c  questions with their answers
+ *   png.c        one picture to one file
  *   write.c      the files of a whole data set
  *
  * A scene is a pure function of (seed, split, index): every random number is Philox at a counter,
@@ -22,6 +26,7 @@
 #include "model/core/status.h"
 
 enum { SCENE_SHAPES = 8, SCENE_COLOURS = 8, SCENE_SIZES = 2, SCENE_TEXTURES = 3 };
+enum { SCENE_CROSS = 5 }; // the one shape whose plural takes "es"
 enum { SCENE_MAX_OBJECTS = 4, SCENE_CAPTIONS = 4, SCENE_TEXT = 768 };
 
 typedef enum scene_split {
@@ -67,12 +72,28 @@ typedef struct scene_question {
     char answer[16];
 } scene_question;
 
+typedef enum scene_turn_type {
+    SCENE_DESCRIPTION,
+    SCENE_PLACE,
+    SCENE_CONTENT,
+    SCENE_SIDE,
+    SCENE_TURN_TYPES
+} scene_turn_type;
+
+enum { SCENE_GRID = 8, SCENE_SIDES = 3, SCENE_TURNS = 1 + 2 * SCENE_MAX_OBJECTS + SCENE_SIDES };
+typedef struct scene_turn {
+    scene_turn_type type;
+    char request[128];
+    char reply[160];
+} scene_turn;
+
 extern const char *const scene_split_names[SCENE_SPLITS];
 extern const char *const scene_shape_names[SCENE_SHAPES];
 extern const char *const scene_colour_names[SCENE_COLOURS];
 extern const char *const scene_size_names[SCENE_SIZES];
 extern const char *const scene_texture_names[SCENE_TEXTURES];
 extern const char *const scene_type_names[SCENE_TYPES];
+extern const char *const scene_turn_names[SCENE_TURN_TYPES];
 
 /* True for the pairs that only the split `unseen` shows. */
 bool scene_held_out(int colour, int shape);
@@ -88,17 +109,19 @@ void scene_draw(uint8_t *rgb, float *canvas, const pc_scene *scene, int size);
  * as a relation, with textures. */
 void scene_captions(char out[SCENE_CAPTIONS][SCENE_TEXT], const pc_scene *scene);
 
-/* The dense description: every object with its place, size, colour and shape. */
-void scene_describe(char out[SCENE_TEXT], const pc_scene *scene);
+/*
+ * The turns of a dense description (describe.c): all objects in one reply; for each object "Where
+ * is the red circle?" - "c5" and "What is at c5?" - "small red circle"; for up to SCENE_SIDES pairs
+ * "Where is the circle from the star?" - "left above". Returns how many.
+ */
+int scene_turns(scene_turn out[SCENE_TURNS], const pc_scene *scene);
+
+/* The square of an object's centre: column a..h from the left, row 1..8 from the top. */
+void scene_square(char out[3], const scene_object *object);
 
 /* "What colour is the large star?" and the like, answers balanced, no question twice. Returns how
  * many of the `wanted` were found; `out` has room for `wanted`. */
 int scene_questions(scene_question *out, int wanted, const pc_scene *scene);
-
-/* The column and the row of an object's centre, 1..SCENE_GRID from the left and from the top. */
-enum { SCENE_GRID = 8 };
-int scene_column(const scene_object *object);
-int scene_row(const scene_object *object);
 
 typedef struct scenes_options {
     int64_t images; // of the split train; the other three have min(500, images / 4) each

@@ -177,47 +177,40 @@ static void print_turn(FILE *out, bool first, const char *question, const char *
             first ? "" : ", ", first ? "<image>\\n" : "", question, reply);
 }
 
-static pc_status write_dense(const char *dir, const scenes_options *o, scene_split split)
+static void print_type(FILE *out, bool first, const char *type)
 {
-    text_file f;
-    pc_status st = text_open(&f, dir, "dense-%s.json", scene_split_names[split]);
-    if (st) return st;
-    fprintf(f.out, "[");
-    for (int64_t i = 0; i < scenes_split_images(o, split); i++) {
-        pc_scene scene;
-        char name[64], text[SCENE_TEXT];
-        scene_layout(&scene, o->seed, split, i);
-        scene_describe(text, &scene);
-        image_name(name, split, i);
-        fprintf(f.out, "%s\n{\"id\": \"dense_%s_%05lld\", \"image\": \"%s\", \"conversations\": [",
-                i ? "," : "", scene_split_names[split], (long long)i, name);
-        print_turn(f.out, true, "Describe the scene.", text);
-        fprintf(f.out, "]}");
-    }
-    fprintf(f.out, "\n]\n");
-    return text_close(&f);
+    fprintf(out, "%s{\"type\": \"%s\", \"made_by\": \"rule\"}", first ? "" : ", ", type);
 }
 
-static pc_status write_conversations(const char *dir, const scenes_options *o, scene_split split)
+/* Conversations about every image of a split: questions, dense turns, or both, one after the other. */
+static pc_status write_conversations(const char *dir, const scenes_options *o, scene_split split,
+                                     const char *kind, bool questions, bool dense)
 {
+    char pattern[32];
+    snprintf(pattern, sizeof pattern, "%s-%%s.json", kind);
     text_file f;
-    pc_status st = text_open(&f, dir, "vqa-%s.json", scene_split_names[split]);
+    pc_status st = text_open(&f, dir, pattern, scene_split_names[split]);
     if (st) return st;
     fprintf(f.out, "[");
     for (int64_t i = 0; i < scenes_split_images(o, split); i++) {
         pc_scene scene;
         scene_question q[MAX_QUESTIONS];
+        scene_turn turn[SCENE_TURNS];
         char name[64];
         scene_layout(&scene, o->seed, split, i);
-        const int n = scene_questions(q, o->questions, &scene);
+        const int asked = questions ? scene_questions(q, o->questions, &scene) : 0;
+        const int told = dense ? scene_turns(turn, &scene) : 0;
         image_name(name, split, i);
-        fprintf(f.out, "%s\n{\"id\": \"scene_%s_%05lld\", \"image\": \"%s\", \"conversations\": [",
-                i ? "," : "", scene_split_names[split], (long long)i, name);
-        for (int k = 0; k < n; k++) print_turn(f.out, k == 0, q[k].text, q[k].answer);
+        fprintf(f.out, "%s\n{\"id\": \"%s_%s_%05lld\", \"image\": \"%s\", ", i ? "," : "", kind,
+                scene_split_names[split], (long long)i, name);
+        fprintf(f.out, "\"conversations\": [");
+        for (int k = 0; k < asked; k++) print_turn(f.out, k == 0, q[k].text, q[k].answer);
+        for (int k = 0; k < told; k++)
+            print_turn(f.out, asked + k == 0, turn[k].request, turn[k].reply);
         fprintf(f.out, "], \"turn_meta\": [");
-        for (int k = 0; k < n; k++)
-            fprintf(f.out, "%s{\"type\": \"%s\", \"made_by\": \"rule\"}", k ? ", " : "",
-                    scene_type_names[q[k].type]);
+        for (int k = 0; k < asked; k++) print_type(f.out, k == 0, scene_type_names[q[k].type]);
+        for (int k = 0; k < told; k++)
+            print_type(f.out, asked + k == 0, scene_turn_names[turn[k].type]);
         fprintf(f.out, "]}");
     }
     fprintf(f.out, "\n]\n");
@@ -348,10 +341,13 @@ static pc_status write_readme(const char *dir, const scenes_options *o)
         ".\n\n| file | what |\n| --- | --- |\n"
         "| `images/SPLIT_NNNNN.png` | the pictures, RGB |\n"
         "| `captions-SPLIT.jsonl` | `{\"image\", \"captions\": [...]}`, %d captions each |\n"
-        "| `dense-train.json`, `dense-val.json` | LLaVA conversations: a request, and every "
-        "object's size, colour, shape and place |\n"
+        "| `dense-train.json`, `dense-val.json` | LLaVA conversations: every object with its "
+        "square (columns a to h from the left, rows 1 to 8 from the top), and requests for place, "
+        "content and side |\n"
         "| `vqa-SPLIT.json` | LLaVA conversations: all questions of an image as turns; "
         "`turn_meta` has each turn's type |\n"
+        "| `tune-train.json` | the turns of `vqa-train.json` and of `dense-train.json`, one row an "
+        "image |\n"
         "| `qa-SPLIT.jsonl` (val, test, unseen) | the same questions flat: `question_id`, `image`, "
         "`question`, `answer`, `type` |\n"
         "| `pope-random.jsonl`, `pope-popular.jsonl`, `pope-adversarial.jsonl` | POPE form on "
@@ -371,8 +367,10 @@ static pc_status write_texts(const char *dir, const scenes_options *o)
     for (int s = 0; s < SCENE_SPLITS && !st; s++) {
         const scene_split split = (scene_split)s;
         if ((st = write_captions(dir, o, split))) break;
-        if ((st = write_conversations(dir, o, split))) break;
-        if (split == SCENE_TRAIN || split == SCENE_VAL) st = write_dense(dir, o, split);
+        if ((st = write_conversations(dir, o, split, "vqa", true, false))) break;
+        if (split == SCENE_TRAIN) st = write_conversations(dir, o, split, "tune", true, true);
+        if (!st && split <= SCENE_VAL)
+            st = write_conversations(dir, o, split, "dense", false, true);
         if (!st && split != SCENE_TRAIN) st = write_questions(dir, o, split);
     }
     if (st || (st = write_all_presence(dir, o)) || (st = write_readme(dir, o))) return st;
