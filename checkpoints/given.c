@@ -103,7 +103,7 @@ static pc_status valid_runs(int64_t *first, int64_t *last, const int32_t *mask, 
 
 // Row b*T + t sees keys [first, last) of its own row of the batch; causal ones up to t.
 static void mask_fill(pc_mask *m, pc_arena *a, const int64_t *first, const int64_t *last, int64_t B,
-                      int64_t T, bool causal, int64_t window)
+                      int64_t T, bool causal)
 {
     pc_mask_alloc(m, a, B, B * T, false);
     m->pairs = 0.0;
@@ -112,7 +112,6 @@ static void mask_fill(pc_mask *m, pc_arena *a, const int64_t *first, const int64
         for (int64_t t = 0; t < T; t++) {
             int64_t lo = first[b], hi = last[b];
             if (causal && t + 1 < hi) hi = t + 1;
-            if (window > 0 && t - window + 1 > lo) lo = t - window + 1;
             if (hi < lo) hi = lo;
             pc_i32(m->lo)[b * T + t] = (int32_t)(b * T + lo);
             pc_i32(m->hi)[b * T + t] = (int32_t)(b * T + hi);
@@ -139,7 +138,7 @@ static pc_status text_batch(pc_given *g, const pc_text_config *c, const int32_t 
         pc_i32(b->ids)[i] = ids[i];
         pc_i32(b->pos)[i] = (int32_t)(i % T);
     }
-    mask_fill(&b->mask, a, first, last, B, T, c->causal, 0);
+    mask_fill(&b->mask, a, first, last, B, T, c->causal);
     for (int64_t s = 0; s < B; s++) {
         const int32_t *row = ids + s * T;
         int64_t at = c->pool == PC_POOL_LAST ? T - 1 : 0;
@@ -157,18 +156,39 @@ static pc_status text_batch(pc_given *g, const pc_text_config *c, const int32_t 
     return PC_OK;
 }
 
-// Rows of one image see each other both ways.
-static void see_whole_images(pc_vlm_batch *b, int64_t per)
+// A row of the batch with one id for each image, as pc_sequence has it; *n ids.
+static pc_status collapse(int32_t *out, int64_t *n, const pc_vlm_config *c, const int32_t *ids,
+                          int64_t b, int64_t T)
 {
-    const int32_t *row = pc_i32(b->image_rows);
+    const int64_t per = pc_vlm_rows_per_image(c);
+    int64_t t = 0;
 
-    for (int64_t i = 0; i < b->images * per; i++) {
-        const int32_t begin = row[i / per * per], end = row[i / per * per + per - 1] + 1;
-        int32_t *lo = &pc_i32(b->mask.lo)[row[i]], *hi = &pc_i32(b->mask.hi)[row[i]];
-        b->mask.pairs +=
-            (double)(end > *hi ? end - *hi : 0) + (double)(*lo > begin ? *lo - begin : 0);
-        if (end > *hi) *hi = end;
-        if (begin < *lo) *lo = begin;
+    *n = 0;
+    while (t < T) {
+        const bool place = per > 0 && ids[t] == c->image_id;
+        out[(*n)++] = ids[t];
+        for (int64_t k = 0; place && k < per; k++)
+            if (t + k >= T || ids[t + k] != c->image_id)
+                return pc_fail(
+                    PC_ERR_INPUT,
+                    "input_ids: row %lld has %lld image places (id %lld) in a row at %lld; "
+                    "an image takes %lld",
+                    (long long)b, (long long)k, (long long)c->image_id, (long long)t,
+                    (long long)per);
+        t += place ? per : 1;
+    }
+    return PC_OK;
+}
+
+// Keys of row (b,t) are limited to [first, last) of the row b.
+static void limit_keys(pc_mask *m, const int64_t *first, const int64_t *last, int64_t B, int64_t T)
+{
+    for (int64_t n = 0; n < B * T; n++) {
+        const int64_t b = n / T, begin = b * T + first[b], end = b * T + last[b];
+        int32_t *lo = &pc_i32(m->lo)[n], *hi = &pc_i32(m->hi)[n];
+        if (*lo < begin) *lo = (int32_t)begin;
+        if (*hi > end) *hi = (int32_t)end;
+        if (*hi < *lo) *hi = *lo; // it sees nothing
     }
 }
 
@@ -176,51 +196,29 @@ static pc_status vlm_batch(pc_given *g, const pc_vlm_config *c, const int32_t *i
                            const int32_t *labels, const int64_t *first, const int64_t *last)
 {
     pc_vlm_batch *b = &g->vlm;
-    pc_arena *a = &g->memory;
     const int64_t B = g->B, T = g->T, N = B * T;
-    const int64_t per = c->vision.L ? pc_vlm_rows_per_image(c) : 0;
-    int64_t places = 0;
+    pc_sequence *seq = calloc((size_t)B, sizeof *seq);
+    int32_t *list = malloc((size_t)N * sizeof *list), *at = list;
+    pc_status st =
+        seq && list ? PC_OK : pc_fail(PC_ERR_MEMORY, "a batch of %lld tokens", (long long)N);
 
-    if (T > c->decoder.T)
-        return pc_fail(PC_ERR_INPUT,
-                       "input_ids: %lld tokens a row; this decoder reads at most %lld",
-                       (long long)T, (long long)c->decoder.T);
-    for (int64_t n = 0; n < N; n++) {
-        const bool place = c->vision.L && ids[n] == c->image_id;
-        if (ids[n] < 0 && !place)
-            return pc_fail(PC_ERR_INPUT,
-                           "input_ids: %d at (%lld,%lld) is neither a token nor an image", ids[n],
-                           (long long)(n / T), (long long)(n % T));
-        places += place;
+    for (int64_t i = 0; i < B && !st; i++) {
+        seq[i].ids = at;
+        if (!(st = collapse(at, &seq[i].length, c, ids + i * T, i, T))) at += seq[i].length;
     }
-    if (places != g->images * per)
-        return pc_fail(
-            PC_ERR_INPUT,
-            "input_ids holds %lld image places (id %lld), pixel_values gives %lld images of "
-            "%lld rows each",
-            (long long)places, (long long)c->image_id, (long long)g->images, (long long)per);
-
-    b->N = N;
-    b->images = g->images;
+    if (st || (st = pc_vlm_batch_build(b, &g->memory, c, seq, B, g->images))) goto out;
+    PC_ASSERT(b->N == N, "%lld rows laid out, %lld given", (long long)b->N, (long long)N);
     b->pixels = g->pixels;
-    b->ids = pc_alloc1(a, PC_I32, N);
-    b->labels = pc_alloc1(a, PC_I32, N);
-    b->pos = pc_alloc1(a, PC_I32, N);
-    b->image_rows = places ? pc_alloc1(a, PC_I32, places) : PC_NONE;
-    int64_t place = 0;
+    limit_keys(&b->mask, first, last, B, T);
     for (int64_t n = 0; n < N; n++) {
-        const int64_t t = n % T;
-        const bool image = places && ids[n] == c->image_id;
-        const int32_t label = t + 1 < T ? labels[n + 1] : -100;
-        if (image) pc_i32(b->image_rows)[place++] = (int32_t)n;
-        pc_i32(b->ids)[n] = image ? -1 : ids[n];
-        pc_i32(b->pos)[n] = (int32_t)t;
+        const int32_t label = n % T + 1 < T ? labels[n + 1] : -100;
         pc_i32(b->labels)[n] = label >= 0 ? label : -1;
         b->supervised += label >= 0;
     }
-    mask_fill(&b->mask, a, first, last, B, T, true, c->decoder.window);
-    if (c->image_bidirectional && places) see_whole_images(b, per);
-    return PC_OK;
+out:
+    free(seq);
+    free(list);
+    return st;
 }
 
 static pc_status pixel_batch(pc_given *g, const part *p, const pc_vision_config *v)
@@ -273,7 +271,7 @@ pc_status pc_given_open(pc_given *g, const pc_safetensors *file, const pc_model_
     if (N > INT32_MAX / 2)
         return pc_fail(PC_ERR_INPUT, "tensor '%s': %lld places are too many", ids.name,
                        (long long)N);
-    const size_t size = pixels.e.bytes * 4 + (size_t)N * 40 + (size_t)B * 64 + 4096;
+    const size_t size = pixels.e.bytes * 4 + (size_t)N * 64 + (size_t)B * 64 + 65536;
     if ((st = pc_arena_open(&g->memory, "given batch", size))) return st;
     if (pixels.there && (st = pixel_batch(g, &pixels, v))) goto out;
     if (!ids.there) goto out;
