@@ -107,7 +107,7 @@ enum { BOTH = -1 };
     I_(k, "vision", "image_size", v.image_size, 224, 1, 16384, "side of the square image, in pixels")                \
     I_(k, "vision", "patch", v.patch, 32, 1, 1024, "side of a patch, in pixels")                                     \
     C_(k, "vision", "stem", v.stem, 0, stems, "how pixels become rows: one linear a patch, or 3x3 convolutions of step 2") \
-    I_(k, "vision", "stem_width", v.stem_width, 32, 1, 65536, "channels of a conv stem's first convolution; they double at each") \
+    I_(k, "vision", "stem_width", v.stem_width, 32, 0, 65536, "channels of a conv stem's first convolution; they double at each") \
     B_(k, "vision", "patch_bias", v.patch_bias, 0, "a bias on the patch linear")                                     \
     B_(k, "vision", "class_token", v.class_token, 1, "a learned token before the patches")                           \
     B_(k, "vision", "pre_norm", v.pre_norm, 0, "a norm between positions and blocks, as CLIP has it")                \
@@ -126,7 +126,7 @@ static const row rows[] = {
     TOWER(PC_MODEL_CLIP, clip.vision, vision_F)
     C_(PC_MODEL_CLIP, "vision", "head", clip.vision.head, PC_HEAD_CLASS, heads, "how an image becomes one row: class token, mean, or attention with a learned query")
     D_(PC_MODEL_CLIP, "vision", "E", clip.vision.E, vision_E, "C", 1, MAX_SIZE, "width of the joint embedding")
-    D_(PC_MODEL_CLIP, "vision", "head_F", clip.vision.head_F, vision_F, "4 C", 1, MAX_SIZE, "feed-forward width of a map head")
+    D_(PC_MODEL_CLIP, "vision", "head_F", clip.vision.head_F, vision_F, "4 C", 0, MAX_SIZE, "feed-forward width of a map head")
     I_(PC_MODEL_CLIP, "text", "V", clip.text.V, -1, 1, MAX_SIZE, "vocabulary; a recipe takes it from the tokenizer")
     I_(PC_MODEL_CLIP, "text", "T", clip.text.T, 77, 1, 1e6, "context: the longest text, in tokens")
     I_(PC_MODEL_CLIP, "text", "L", clip.text.L, 12, 0, 1000, "blocks")
@@ -174,10 +174,10 @@ static const row rows[] = {
     R_(PC_MODEL_VLM, "decoder", "std", vlm.decoder.std, 0, 0, 10, "initial standard deviation; 0: each matrix by its size")
     R_(PC_MODEL_VLM, "decoder", "rope_theta", vlm.decoder.rope.theta, 1e4, 1, 1e12, "base of the rotary frequencies")
     C_(PC_MODEL_VLM, "decoder", "rope_scaling", vlm.decoder.rope.scaling, 0, scalings, "how the rotary frequencies are stretched for longer sequences")
-    R_(PC_MODEL_VLM, "decoder", "rope_factor", vlm.decoder.rope.factor, 1, 1, 1e6, "of the stretching")
+    R_(PC_MODEL_VLM, "decoder", "rope_factor", vlm.decoder.rope.factor, 1, 0, 1e6, "of the stretching")
     R_(PC_MODEL_VLM, "decoder", "rope_low_freq", vlm.decoder.rope.low_freq, 1, 0, 1e6, "llama3: waves longer than original / this are stretched in full")
     R_(PC_MODEL_VLM, "decoder", "rope_high_freq", vlm.decoder.rope.high_freq, 4, 0, 1e6, "llama3: waves shorter than original / this stay")
-    R_(PC_MODEL_VLM, "decoder", "rope_original_max", vlm.decoder.rope.original_max, 8192, 1, 1e9, "llama3: longest sequence before the stretching")
+    R_(PC_MODEL_VLM, "decoder", "rope_original_max", vlm.decoder.rope.original_max, 8192, 0, 1e9, "llama3: longest sequence before the stretching")
     C_(PC_MODEL_VLM, "decoder", "recompute", vlm.decoder.recompute, 0, recomputes, "block: keep a block's input alone and run it again in backward")
 };
 // clang-format on

@@ -72,6 +72,8 @@ pc_status pc_decoder_validate(const pc_decoder_config *c)
         return pc_fail(PC_ERR_INPUT,
                        "decoder.rope_high_freq: %g must be above decoder.rope_low_freq, %g",
                        r->high_freq, r->low_freq);
+    if (r->scaling == PC_ROPE_LLAMA3 && !(r->original_max >= 1.0))
+        return pc_fail(PC_ERR_INPUT, "decoder.rope_original_max: %g; at least 1", r->original_max);
     return PC_OK;
 }
 

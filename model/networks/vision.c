@@ -115,6 +115,9 @@ pc_status pc_vision_validate(const pc_vision_config *c)
     }
     if (c->head == PC_HEAD_CLASS && !c->class_token)
         return pc_fail(PC_ERR_INPUT, "vision.head: class needs vision.class_token: true");
+    if (c->head == PC_HEAD_MAP && c->head_F < 1)
+        return pc_fail(PC_ERR_INPUT, "vision.head_F: %lld; a map head needs 1 or more",
+                       (long long)c->head_F);
     if (c->head == PC_HEAD_MAP && c->E != c->C)
         return pc_fail(PC_ERR_INPUT, "vision.E: %lld; a map head gives vision.C, %lld",
                        (long long)c->E, (long long)c->C);

@@ -134,6 +134,39 @@ static void round_trip(const char *text)
     json_decref(again);
 }
 
+/* A description made in code, what it does not use left at zero, is read back too. */
+static void test_made(void)
+{
+    pc_model_config c = {.kind = PC_MODEL_VLM}, back;
+    c.vlm.vision = (pc_vision_config){
+        .L = 1, .C = 8, .H = 2, .F = 16, .image_size = 8, .patch = 4, .eps = 1e-5};
+    c.vlm.projector = (pc_projector_config){.depth = 1, .in = 8, .out = 8};
+    c.vlm.decoder = (pc_decoder_config){.V = 9,
+                                        .C = 8,
+                                        .L = 1,
+                                        .H = 2,
+                                        .G = 1,
+                                        .D = 4,
+                                        .F = 16,
+                                        .T = 16,
+                                        .eps = 1e-6,
+                                        .rope = {.theta = 1e4}};
+    c.vlm.feature_layer = -1;
+    c.vlm.image_id = -200;
+    for (int kind = 0; kind < 2; kind++) {
+        json_t *json = pc_model_config_to_json(&c);
+        CHECK(!pc_model_config_from_json(&back, json));
+        json_decref(json);
+        c = (pc_model_config){.kind = PC_MODEL_CLIP};
+        c.clip.vision = back.vlm.vision;
+        c.clip.vision.head = PC_HEAD_MEAN;
+        c.clip.vision.E = c.clip.text.E = 5;
+        c.clip.text = (pc_text_config){
+            .V = 9, .T = 4, .C = 8, .H = 2, .F = 16, .L = 1, .E = 5, .eps = 1e-5, .pad_id = -1};
+    }
+    CHECK(back.kind == PC_MODEL_CLIP && back.clip.vision.head_F == 0);
+}
+
 /* Each key once, with help; a value written by it is read back. */
 static int lines;
 static void line(void *arg, const char *section, const char *key, const char *type, const char *def,
@@ -237,6 +270,7 @@ int main(void)
         "\"text\":{\"V\":30,\"pad_id\":1,\"pad_to_context\":true,\"pool\":\"last\"}}");
     pc_model_config_help(line, NULL);
     CHECK(lines > 60);
+    test_made();
     test_model();
     test_init();
     return check_report("model descriptions");
