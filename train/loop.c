@@ -79,6 +79,7 @@ static pc_status train_step(trainer *t, step_metrics *m)
                         .lr = lr,
                         .grad_norm = norm,
                         .samples = b->samples,
+                        .skipped = b->skipped,
                         .tokens = b->tokens,
                         .supervised = b->supervised,
                         .images = b->images,

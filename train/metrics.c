@@ -172,13 +172,14 @@ pc_status metrics_write(metrics *m, const step_metrics *s)
     const double seconds = s->seconds > 0 ? s->seconds : 1e-9;
     put(&l,
         "{\"step\": %lld, \"epoch\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, "
-        "\"samples\": %lld, \"tokens\": %lld, \"supervised\": %lld, \"images\": %lld, "
+        "\"samples\": %lld, \"skipped\": %lld, \"tokens\": %lld, \"supervised\": %lld, \"images\": "
+        "%lld, "
         "\"seconds\": %.6f, \"waited\": %.6f, \"tokens_per_s\": %.1f, \"flops_per_s\": %.4g, "
         "\"memory\": %lld",
         (long long)s->step, (long long)s->epoch, s->loss, s->lr, s->grad_norm,
-        (long long)s->samples, (long long)s->tokens, (long long)s->supervised, (long long)s->images,
-        s->seconds, s->waited, (double)s->tokens / seconds, s->flops / seconds,
-        (long long)m->peak_memory);
+        (long long)s->samples, (long long)s->skipped, (long long)s->tokens,
+        (long long)s->supervised, (long long)s->images, s->seconds, s->waited,
+        (double)s->tokens / seconds, s->flops / seconds, (long long)m->peak_memory);
     if (s->val) put_validation(&l, s->val);
     put(&l, "}\n");
 

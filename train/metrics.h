@@ -13,7 +13,7 @@
 typedef struct step_metrics {
     int64_t step, epoch; // finished steps, from 1
     double loss, lr, grad_norm;
-    int64_t samples, tokens, supervised, images;
+    int64_t samples, skipped, tokens, supervised, images;
     double seconds, waited, flops; // of the step; seconds includes waiting for data
     const validation *val;         // NULL unless validated after this step
 } step_metrics;

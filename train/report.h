@@ -31,7 +31,7 @@ typedef struct history_type {
 typedef struct history {
     int64_t count; // lines
     double *step, *loss, *lr, *norm, *samples_per_s, *flops_per_s, *memory, *waited, *seconds;
-    double samples, tokens;                               // sums
+    double samples, skipped, tokens;                      // sums
     int64_t vals;                                         // lines with a validation
     double *val_step, *val_loss, *val_score, *val_score2; // accuracy; or both recalls
     history_type types[VALIDATION_TYPES];

@@ -74,6 +74,7 @@ static pc_status add_line(history *h, const json_t *o, int64_t lines)
     h->waited[n] = number(o, "waited");
     h->samples += number(o, "samples");
     h->tokens += number(o, "tokens");
+    h->skipped += number(o, "skipped");
     if (isnan(number(o, "val_loss"))) return PC_OK;
     const bool answers = json_object_get(o, "val_accuracy") != NULL;
     h->val_step[h->vals] = h->step[n];

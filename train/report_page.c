@@ -241,6 +241,7 @@ static void time_table(FILE *out, const run *u, const history *h)
             u->plan.flops_step);
     fprintf(out, "<tr><td>FLOPs used, mean step</td><td class=n>%.3g</td></tr>\n", flops / steps);
     fprintf(out, "<tr><td>in all</td><td class=n>%.3g</td></tr>\n", flops);
+    fprintf(out, "<tr><td>samples skipped</td><td class=n>%.0f</td></tr>\n", h->skipped);
     fprintf(out, "<tr><td>tokens read</td><td class=n>%.0f</td></tr></table>\n", h->tokens);
 }
 
