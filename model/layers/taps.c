@@ -28,32 +28,40 @@ void pc_tap_pop(pc_ctx *ctx, size_t length)
     if (ctx->taps) ctx->taps->prefix[length] = '\0';
 }
 
+static bool grow(pc_taps *t)
+{
+    if (t->count < t->capacity) return true;
+    const int capacity = t->capacity ? 2 * t->capacity : 64;
+    pc_tap *grown = realloc(t->list, (size_t)capacity * sizeof *grown);
+    if (!grown) return false;
+    t->list = grown;
+    t->capacity = capacity;
+    return true;
+}
+
 void pc_tap_add(pc_ctx *ctx, pc_tensor x, const char *fmt, ...)
 {
     pc_taps *t = ctx->taps;
-    if (!t || ctx->act->dry) return;
-    if (t->count == t->capacity) {
-        t->capacity = t->capacity ? 2 * t->capacity : 64;
-        t->list = realloc(t->list, (size_t)t->capacity * sizeof *t->list);
-        PC_ASSERT(t->list, "no memory for %d taps", t->capacity);
+    if (!t || ctx->act->dry || t->status) return;
+    const size_t unit = pc_dtype_size(x.dtype), row = (size_t)pc_row_len(x) * unit;
+    pc_tensor copy = x;
+    copy.stride = pc_row_len(x);
+    copy.data = grow(t) ? malloc((size_t)pc_numel(x) * unit + 1) : NULL;
+    if (!copy.data) {
+        t->status = pc_fail(PC_ERR_MEMORY, "activation %d, '%s...'", t->count + 1, t->prefix);
+        return;
     }
-    pc_tap *tap = &t->list[t->count];
+    for (int64_t n = 0; n < x.dim[0]; n++)
+        memcpy((char *)copy.data + (size_t)n * row,
+               (const char *)x.data + n * x.stride * (int64_t)unit, row);
+
+    pc_tap *tap = &t->list[t->count++];
+    tap->value = copy;
     va_list args;
     va_start(args, fmt);
     const size_t length = (size_t)snprintf(tap->name, sizeof tap->name, "%s", t->prefix);
     vsnprintf(tap->name + length, sizeof tap->name - length, fmt, args);
     va_end(args);
-
-    const size_t unit = pc_dtype_size(x.dtype), row = (size_t)pc_row_len(x) * unit;
-    pc_tensor copy = x;
-    copy.stride = pc_row_len(x);
-    copy.data = malloc((size_t)pc_numel(x) * unit + 1);
-    PC_ASSERT(copy.data, "no memory for tap '%s'", tap->name);
-    for (int64_t n = 0; n < x.dim[0]; n++)
-        memcpy((char *)copy.data + (size_t)n * row,
-               (const char *)x.data + n * x.stride * (int64_t)unit, row);
-    tap->value = copy;
-    t->count++;
 }
 
 const pc_tensor *pc_tap_find(const pc_taps *t, const char *name)

@@ -19,6 +19,7 @@ typedef struct pc_taps {
     pc_tap *list;
     int count, capacity;
     char prefix[128];
+    pc_status status; // PC_ERR_MEMORY when a copy found no room: what came later is missing
 } pc_taps;
 
 // Copies x under prefix + name, when ctx->taps is set. Nothing happens on dry operations.

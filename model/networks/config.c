@@ -396,22 +396,26 @@ static json_t *value_json(const pc_model_config *c, const row *r)
 
 json_t *pc_model_config_to_json(const pc_model_config *c)
 {
-    json_t *json = json_object();
-    json_object_set_new(json, "kind", json_string(kinds[c->kind]));
+    json_t *json = json_object(), *object = json;
+    const char *section = "";
     const bool towerless = c->kind == PC_MODEL_VLM && c->vlm.vision.L == 0;
-    for (int i = 0; i < ROWS; i++) {
+    int failed = json_object_set_new(json, "kind", json_string(kinds[c->kind]));
+    for (int i = 0; i < ROWS && !failed; i++) {
         const row *r = &rows[i];
         if (!applies(r, c->kind)) continue;
         const bool tower = !strcmp(r->section, "vision") || !strcmp(r->section, "projector");
         if (towerless && tower) continue;
-        json_t *object = json;
-        if (*r->section && !(object = json_object_get(json, r->section))) {
+        if (strcmp(section, r->section)) {
+            section = r->section;
             object = json_object();
-            json_object_set_new(json, r->section, object);
+            failed = json_object_set_new(json, section, object);
         }
-        json_object_set_new(object, r->key, value_json(c, r));
+        if (!failed) failed = json_object_set_new(object, r->key, value_json(c, r));
     }
-    return json;
+    if (!failed) return json;
+    json_decref(json);
+    pc_fail(PC_ERR_MEMORY, "the description of a model");
+    return NULL;
 }
 
 void pc_model_config_help(void (*line)(void *arg, const char *section, const char *key,

@@ -30,7 +30,8 @@ typedef struct pc_model {
 
 // Unknown keys name their nearest neighbour; absent ones take defaults; the result is validated.
 pc_status pc_model_config_from_json(pc_model_config *out, const json_t *json);
-json_t *pc_model_config_to_json(const pc_model_config *c); // new reference; every key written
+json_t *pc_model_config_to_json(
+    const pc_model_config *c); // new reference, every key written; NULL: no memory
 void pc_model_config_help(void (*line)(void *arg, const char *section, const char *key,
                                        const char *type, const char *def, const char *range,
                                        const char *help),
