@@ -1,0 +1,231 @@
+/*
+ * test_families.c - config.json of published models into our description: absent keys take the defaults of their
+ * class, old and new spellings mean the same, and what is not supported is refused by name. (That names and shapes of
+ * tensors are right is the parity tests' business: they load such files.)
+ */
+#include "model/families/families.h"
+#include "tests/support/check.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static pc_status parse(const pc_family **family, pc_model_config *c, const char *text)
+{
+    json_error_t error;
+    json_t *json = json_loads(text, 0, &error);
+    if (!json) {
+        printf("%s\n", error.text);
+        abort();
+    }
+    const pc_status st = pc_family_from_config(family, c, json);
+    json_decref(json);
+    return st;
+}
+
+// The aliases cover every number of the model exactly once.
+static bool covers(const pc_family *f, const pc_model_config *c, int variant)
+{
+    pc_aliases a = {0};
+    pc_model m;
+    int64_t total = 0;
+    bool good = !f->aliases(&a, c, variant) && !pc_model_open(&m, c, PC_F32, false);
+
+    for (int i = 0; good && i < a.count; i++) {
+        good = pc_params_find(&m.params, a.list[i].ours) != NULL;
+        if (!good) printf("  no parameter %s\n", a.list[i].ours);
+        total += a.list[i].count;
+    }
+    good = good && total == pc_params_numel(&m.params, false);
+    if (!good)
+        printf("  %s: %lld of %lld numbers\n", f->name, (long long)total,
+               (long long)pc_params_numel(&m.params, false));
+    pc_aliases_close(&a);
+    pc_model_close(&m);
+    return good;
+}
+
+static bool refuses(const char *text, const char *why)
+{
+    const pc_family *f;
+    pc_model_config c;
+    if (!parse(&f, &c, text)) {
+        printf("  taken: %s\n", text);
+        return false;
+    }
+    if (strstr(pc_error_text(), why)) return true;
+    printf("  lacks \"%s\": %s\n", why, pc_error_text());
+    return false;
+}
+
+// Nothing but the type is CLIP ViT-B/32.
+static void clip(void)
+{
+    const pc_family *f;
+    pc_model_config c;
+
+    CHECK(!parse(&f, &c, "{\"model_type\": \"clip\"}"));
+    const pc_vision_config *v = &c.clip.vision;
+    const pc_text_config *t = &c.clip.text;
+    CHECK(v->C == 768 && v->F == 3072 && v->L == 12 && v->H == 12 && v->image_size == 224 &&
+          v->patch == 32 && v->E == 512 && v->act == PC_ACT_QUICK && v->class_token && v->pre_norm);
+    CHECK(t->C == 512 && t->F == 2048 && t->L == 12 && t->H == 8 && t->T == 77 && t->V == 49408 &&
+          t->pool == PC_POOL_EOT && t->eot_id == 49407 && t->causal);
+    CHECK(covers(f, &c, 0));
+    // Very old files: the key says 2, and the _dict sections win.
+    CHECK(!parse(
+        &f, &c,
+        "{\"model_type\": \"clip\", \"text_config\": {\"eos_token_id\": 7, \"hidden_size\": 64}, "
+        "\"text_config_dict\": {\"eos_token_id\": 2, \"hidden_size\": 128}}"));
+    CHECK(t->pool == PC_POOL_LARGEST && t->C == 128);
+    CHECK(refuses("{\"model_type\": \"clip\", \"vision_config\": {\"hidden_act\": \"mish\"}}",
+                  "mish"));
+    CHECK(refuses("{\"model_type\": \"clip\", \"vision_config\": {\"hidden_size\": \"big\"}}",
+                  "hidden_size"));
+    CHECK(refuses("{\"model_type\": \"clip\", \"text_config\": {\"num_hidden_layers\": -1}}",
+                  "num_hidden_layers"));
+    CHECK(refuses("{\"model_type\": \"clip\", \"text_config\": 3}", "text_config"));
+}
+
+static void siglip(void)
+{
+    const pc_family *f;
+    pc_model_config c;
+
+    CHECK(!parse(&f, &c, "{\"model_type\": \"siglip\"}"));
+    const pc_vision_config *v = &c.clip.vision;
+    const pc_text_config *t = &c.clip.text;
+    CHECK(v->C == 768 && v->patch == 16 && v->head == PC_HEAD_MAP && v->eps == 1e-6 &&
+          v->act == PC_ACT_GELU_TANH && !v->class_token && v->patch_bias);
+    CHECK(t->T == 64 && t->V == 32000 && t->pool == PC_POOL_LAST && t->pad_id == 1 &&
+          t->pad_to_context && !t->causal && t->proj_bias);
+    CHECK(c.clip.loss == PC_CONTRAST_SIGMOID && covers(f, &c, 0));
+    CHECK(refuses("{\"model_type\": \"siglip\", \"vision_config\": {\"vision_use_head\": false}}",
+                  "vision_use_head"));
+}
+
+// As published: the text config of LLaVA-1.5-7B says little and means Llama-7B.
+static const char llava_7b[] =
+    "{\"model_type\": \"llava\", \"image_token_index\": 32000, \"projector_hidden_act\": \"gelu\", "
+    "\"vision_feature_layer\": -2, \"vision_feature_select_strategy\": \"default\", "
+    "\"text_config\": "
+    "{\"model_type\": \"llama\", \"max_position_embeddings\": 4096, \"rms_norm_eps\": 1e-05, "
+    "\"vocab_size\": "
+    "32064, \"torch_dtype\": \"float16\"}, \"vision_config\": {\"model_type\": "
+    "\"clip_vision_model\", "
+    "\"hidden_size\": 1024, \"image_size\": 336, \"intermediate_size\": 4096, "
+    "\"num_attention_heads\": 16, "
+    "\"num_hidden_layers\": 24, \"patch_size\": 14, \"projection_dim\": 768, \"vocab_size\": "
+    "32000}}";
+
+static void llava(void)
+{
+    const pc_family *f;
+    pc_model_config c;
+
+    CHECK(!parse(&f, &c, llava_7b) && !strcmp(f->name, "llava"));
+    const pc_decoder_config *d = &c.vlm.decoder;
+    CHECK(d->C == 4096 && d->F == 11008 && d->L == 32 && d->H == 32 && d->G == 32 && d->D == 128 &&
+          d->V == 32064 && d->T == 4096 && d->eps == 1e-5 && d->rope.theta == 1e4 && !d->tied);
+    CHECK(c.vlm.vision.L == 24 && c.vlm.vision.act == PC_ACT_QUICK && pc_vlm_stop(&c.vlm) == 23);
+    CHECK(pc_vlm_rows_per_image(&c.vlm) == 576 && c.vlm.image_id == 32000);
+    for (int v = 0; v < f->variants; v++) CHECK(covers(f, &c, v));
+
+    // 22 is -3 of 25 states; a list of one is that one; `full` keeps the class token.
+    CHECK(!parse(&f, &c,
+                 "{\"model_type\": \"llava\", \"vision_feature_layer\": [9], "
+                 "\"vision_feature_select_strategy\": \"full\", \"text_config\": {\"model_type\": "
+                 "\"llama\"}}"));
+    CHECK(pc_vlm_stop(&c.vlm) == 9 && c.vlm.keep_class && pc_vlm_rows_per_image(&c.vlm) == 50);
+    CHECK(refuses("{\"model_type\": \"llava\", \"vision_feature_layer\": [-2, -5]}",
+                  "vision_feature_layer"));
+    CHECK(refuses("{\"model_type\": \"llava\", \"vision_feature_layer\": -40}",
+                  "vision_feature_layer"));
+    CHECK(refuses("{\"model_type\": \"llava\", \"text_config\": {\"model_type\": \"gemma\"}}",
+                  "gemma"));
+    CHECK(refuses(
+        "{\"model_type\": \"llava\", \"vision_config\": {\"model_type\": \"siglip_vision_model\"}}",
+        "siglip_vision_model"));
+}
+
+// The original code's flat config names its tower.
+static void original(void)
+{
+    const pc_family *f;
+    pc_model_config c;
+
+    CHECK(!parse(
+        &f, &c,
+        "{\"model_type\": \"llava\", \"mm_vision_tower\": \"openai/clip-vit-large-patch14-336\", "
+        "\"mm_vision_select_layer\": -2, \"mm_vision_select_feature\": \"patch\", "
+        "\"mm_projector_type\": \"mlp2x_gelu\", \"mm_hidden_size\": 1024, \"hidden_size\": 5120, "
+        "\"intermediate_size\": 13824, \"num_hidden_layers\": 40, \"num_attention_heads\": 40, "
+        "\"num_key_value_heads\": 40, \"max_position_embeddings\": 4096, \"rms_norm_eps\": 1e-05, "
+        "\"vocab_size\": 32000}"));
+    CHECK(!strcmp(f->name, "llava (original)") && c.vlm.projector.depth == 2 &&
+          c.vlm.decoder.C == 5120 && c.vlm.vision.C == 1024 && c.vlm.image_id == 32000);
+    CHECK(covers(f, &c, 0));
+    CHECK(refuses("{\"model_type\": \"llava_llama\", \"mm_vision_tower\": \"google/siglip\"}",
+                  "google/siglip"));
+    CHECK(
+        refuses("{\"model_type\": \"llava_llama\", \"mm_vision_tower\": \"clip-vit-base-patch32\", "
+                "\"mm_projector_type\": \"resampler\"}",
+                "resampler"));
+}
+
+static void decoders(void)
+{
+    const pc_family *f;
+    pc_model_config a, b;
+    const pc_decoder_config *d = &a.vlm.decoder, *e = &b.vlm.decoder;
+
+    // Newer and older spelling of the same rotary scaling.
+    CHECK(!parse(&f, &a,
+                 "{\"model_type\": \"llama\", \"rope_parameters\": {\"rope_type\": \"llama3\", "
+                 "\"rope_theta\": "
+                 "500000.0, \"factor\": 8.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, "
+                 "\"original_max_position_embeddings\": 8192}}"));
+    CHECK(
+        !parse(&f, &b,
+               "{\"model_type\": \"llama\", \"rope_theta\": 500000.0, \"rope_scaling\": {\"type\": "
+               "\"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, "
+               "\"original_max_position_embeddings\": 8192}}"));
+    CHECK(d->rope.scaling == PC_ROPE_LLAMA3 && d->rope.theta == 5e5 && d->rope.factor == 8.0);
+    CHECK(e->rope.scaling == d->rope.scaling && e->rope.theta == d->rope.theta &&
+          e->rope.factor == d->rope.factor && e->rope.original_max == d->rope.original_max);
+
+    CHECK(!parse(&f, &a, "{\"model_type\": \"mistral\"}"));
+    CHECK(d->F == 14336 && d->G == 8 && d->T == 131072 && d->window == 4096 && d->eps == 1e-6);
+    CHECK(!parse(&f, &a, "{\"model_type\": \"mistral\", \"sliding_window\": null}") &&
+          d->window == 0);
+    CHECK(!parse(&f, &a, "{\"model_type\": \"llama\", \"num_key_value_heads\": null}") &&
+          d->G == 32);
+    CHECK(!parse(
+        &f, &a,
+        "{\"model_type\": \"qwen2\", \"hidden_size\": 896, \"num_attention_heads\": 14, "
+        "\"num_key_value_heads\": 2, \"intermediate_size\": 4864, \"num_hidden_layers\": 24, "
+        "\"tie_word_embeddings\": true, \"sliding_window\": 32768, \"use_sliding_window\": "
+        "false}"));
+    CHECK(d->qkv_bias && d->tied && d->window == 0 && d->D == 64 && covers(f, &a, 0));
+    CHECK(!parse(&f, &a, "{\"model_type\": \"llama\", \"head_dim\": 96}") && d->D == 96 &&
+          covers(f, &a, 0));
+    CHECK(refuses(
+        "{\"model_type\": \"llama\", \"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}}",
+        "yarn"));
+    CHECK(refuses("{\"model_type\": \"llama\", \"attention_bias\": true}", "attention_bias"));
+    CHECK(refuses("{\"model_type\": \"llama\", \"hidden_act\": \"gelu\"}", "hidden_act"));
+    CHECK(refuses("{\"model_type\": \"lama\"}", "did you mean \"llama\""));
+    CHECK(refuses("{\"architectures\": []}", "model_type"));
+    CHECK(refuses("[]", "object"));
+}
+
+int main(void)
+{
+    clip();
+    siglip();
+    llava();
+    original();
+    decoders();
+    return check_report("families");
+}
