@@ -5,6 +5,9 @@
  * call that makes the code also records the message (pc_fail); each level on the way up may add what
  * it was doing (pc_context). The message is per thread. Only a main() prints it and exits.
  * A broken promise inside the toolkit is a PC_ASSERT: it prints both sides and aborts.
+ *
+ * The core: status.h this file, tensor.h views, memory.h arenas, threads.h the pool, rng.h numbers by counter,
+ * file.h whole files and SHA-256, log.h lines and bars, cli.h flags and commands.
  */
 #ifndef PC_CORE_STATUS_H
 #define PC_CORE_STATUS_H

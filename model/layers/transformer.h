@@ -7,6 +7,9 @@
  * Shapes: x (N,C), all sequences' rows one after the other. `stop` runs the first blocks only: LLaVA
  * reads the input of the last one. Recompute `block` keeps a block's input alone and runs the block
  * forward again in backward.
+ *
+ * The layers, lowest first: params.h the list of parameters, taps.h activations by name, mask.h who sees whom,
+ * linear.h, norm.h, attention.h (and rotary tables), mlp.h, and this file.
  */
 #ifndef PC_LAYERS_TRANSFORMER_H
 #define PC_LAYERS_TRANSFORMER_H

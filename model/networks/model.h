@@ -4,6 +4,14 @@
  * The description is a JSON object: {"kind": "clip"|"vlm", "vision": {...}, ...}; the same keys stand under
  * `model: shape:` in a recipe and in a native checkpoint. Tables in config.c give each key its type, default,
  * range and sentence of help.
+ *
+ *   vision.h     vision.c stem, tokens, blocks; vision_head.c from rows to an embedding
+ *   text.h       the text tower            clip.h    two towers and their losses
+ *   projector.h  tower to decoder          decoder.h the Llama-shaped decoder
+ *   vlm.h        vlm.c tower, projector, decoder in one; vlm_batch.c sequences to rows
+ *   generate.h   generate.c ids with a cache; sample.c one id from logits
+ *   runner.h     a pass in memory that fits it: dry first, then for real
+ *   model.h      model.c a model opened; config.c its description
  */
 #ifndef PC_NETWORKS_MODEL_H
 #define PC_NETWORKS_MODEL_H
