@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "data/scenes/png.h"
 
@@ -17,6 +18,9 @@
 #define STB_IMAGE_WRITE_STATIC
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #define STBI_WRITE_NO_STDIO
+#define STBIW_MALLOC(n)     malloc((n) ? (size_t)(n) : 1) // no allocation of nothing
+#define STBIW_REALLOC(p, n) realloc(p, n)
+#define STBIW_FREE(p)       free(p)
 #include <stb/stb_image_write.h>
 #if defined(__GNUC__)
 #pragma GCC diagnostic pop
@@ -35,6 +39,7 @@ static void write_piece(void *context, void *data, int size)
 
 pc_status scene_png_write(const char *path, const uint8_t *rgb, int size)
 {
+    PC_ASSERT(size > 0 && size < 1 << 14, "a picture of %d pixels on a side", size);
     png_sink sink = {.file = fopen(path, "wb")};
     if (!sink.file) return pc_fail_errno("cannot write '%s'", path);
     errno = 0;
