@@ -159,7 +159,7 @@ static pc_status check_all(const paths *p, const check_options *o, int64_t show,
         unusable += number(report, "unusable");
         bad_files += number(report, "unusable") > 0;
         if (!as_json) print_file(report, show);
-        json_array_append_new(files, report);
+        if (json_array_append_new(files, report)) st = pc_fail(PC_ERR_MEMORY, "the report");
     }
     if (!st && as_json) {
         json_t *all = json_pack("{s:O, s:I}", "files", files, "unusable", (json_int_t)unusable);

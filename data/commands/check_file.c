@@ -4,6 +4,7 @@
 #include "data/commands/check.h"
 #include "data/images/image.h"
 #include "data/text/bytemap.h"
+#include "data/text/utf8.h"
 #include "model/core/file.h"
 #include "model/core/log.h"
 
@@ -27,8 +28,9 @@ typedef struct checking {
     pc_dataset data;
     pc_questions questions;
     bool flat; // questions
-    int64_t rows, unusable;
+    int64_t unusable;
     json_t *report, *problems;
+    bool failed; // a part of the report could not be kept
 } checking;
 
 static int64_t row_count(const checking *c)
@@ -51,10 +53,23 @@ static check_row row_at(const checking *c, int64_t i)
     return r;
 }
 
+static void put(checking *c, const char *key, json_t *value)
+{
+    if (json_object_set_new(c->report, key, value)) c->failed = true;
+}
+
+/* A message into a list; one with bytes of a broken file in it is repaired first. */
+static void say(checking *c, json_t *list, const char *text)
+{
+    size_t size;
+    char *valid = pc_utf8_repaired(text, strlen(text), &size);
+    if (!valid || json_array_append_new(list, json_string(valid))) c->failed = true;
+    free(valid);
+}
+
 static void problem(checking *c, const char *text)
 {
-    json_t *s = json_string(text);
-    json_array_append_new(c->problems, s ? s : json_string("(a message that is no UTF-8)"));
+    say(c, c->problems, text);
     c->unusable++;
 }
 
@@ -103,10 +118,9 @@ static void report_rows(checking *c)
                        : captions && turns ? "mixed"
                        : captions          ? "captions"
                                            : "conversations";
-    json_object_set_new(c->report, "kind", json_string(row_count(c) ? kind : "nothing usable"));
-    json_object_set_new(c->report, "rows", json_integer(row_count(c)));
-    json_object_set_new(c->report, "texts",
-                        json_integer(c->flat ? c->questions.count : captions + turns));
+    put(c, "kind", json_string(row_count(c) ? kind : "nothing usable"));
+    put(c, "rows", json_integer(row_count(c)));
+    put(c, "texts", json_integer(c->flat ? c->questions.count : captions + turns));
 }
 
 /* ---- images ---- */
@@ -194,20 +208,20 @@ static void report_images(checking *c, const image_result *list, int64_t n, json
             char text[3072];
             snprintf(text, sizeof text, "'%.1000s' is the same file as '%.1000s'", r->path,
                      list[e->value].path);
-            json_array_append_new(examples, json_string(text));
+            say(c, examples, text);
         }
     }
     pc_bytemap_close(&seen);
     json_t *images = json_pack("{s:I, s:I}", "count", (json_int_t)n, "unreadable", (json_int_t)bad);
-    if (small && large) {
-        json_object_set_new(images, "smallest",
-                            json_pack("[I, I]", (json_int_t)small->width,
-                                      (json_int_t)small->height));
-        json_object_set_new(images, "largest",
-                            json_pack("[I, I]", (json_int_t)large->width,
-                                      (json_int_t)large->height));
-    }
-    json_object_set_new(c->report, "images", images);
+    if (small && large &&
+        (json_object_set_new(images, "smallest",
+                             json_pack("[I, I]", (json_int_t)small->width,
+                                       (json_int_t)small->height)) ||
+         json_object_set_new(images, "largest",
+                             json_pack("[I, I]", (json_int_t)large->width,
+                                       (json_int_t)large->height))))
+        c->failed = true;
+    put(c, "images", images);
 }
 
 static pc_status check_images(checking *c, json_t *examples, int64_t *same)
@@ -268,7 +282,7 @@ static pc_status same_rows(checking *c, json_t *examples, int64_t *same)
             char text[3072];
             const check_row first = row_at(c, e->value);
             snprintf(text, sizeof text, "%s says what %s says", row.place, first.place);
-            json_array_append_new(examples, json_string(text));
+            say(c, examples, text);
         }
     }
     pc_bytemap_close(&seen);
@@ -293,7 +307,7 @@ static pc_status same_captions(checking *c, json_t *examples, int64_t *same)
                 const check_row here = row_at(c, i), first = row_at(c, e->value);
                 snprintf(text, sizeof text, "\"%.200s\" is a caption of %s and of %s",
                          s->captions[k], first.place, here.place);
-                json_array_append_new(examples, json_string(text));
+                say(c, examples, text);
             }
         }
     }
@@ -375,11 +389,10 @@ static pc_status check_tokens(checking *c)
             st = count_text(c, &l, row.sample->captions[k], row.place);
     }
     if (st) return st;
-    json_object_set_new(c->report, "tokens",
-                        json_pack("{s:I, s:I, s:I, s:s, s:I}", "total", (json_int_t)l.total,
-                                  "learned", (json_int_t)l.learned, "longest",
-                                  (json_int_t)l.longest, "longest_at", l.longest_at, "cut",
-                                  (json_int_t)l.cut));
+    put(c, "tokens",
+        json_pack("{s:I, s:I, s:I, s:s, s:I}", "total", (json_int_t)l.total, "learned",
+                  (json_int_t)l.learned, "longest", (json_int_t)l.longest, "longest_at",
+                  l.longest_at, "cut", (json_int_t)l.cut));
     return PC_OK;
 }
 
@@ -392,23 +405,23 @@ static pc_status check_duplicates(checking *c)
     pc_status st = check_images(c, examples, &images);
     if (!st) st = same_rows(c, examples, &rows);
     if (!st) st = same_captions(c, examples, &captions);
-    json_object_set_new(c->report, "duplicates",
-                        json_pack("{s:I, s:I, s:I, s:o}", "rows", (json_int_t)rows, "captions",
-                                  (json_int_t)captions, "images", (json_int_t)images, "examples",
-                                  examples));
+    put(c, "duplicates",
+        json_pack("{s:I, s:I, s:I, s:o}", "rows", (json_int_t)rows, "captions",
+                  (json_int_t)captions, "images", (json_int_t)images, "examples", examples));
     return st;
 }
 
 pc_status check_file(json_t **report, const char *path, const check_options *o)
 {
     checking c = {.o = o, .path = path, .report = json_object(), .problems = json_array()};
-    json_object_set_new(c.report, "path", json_string(path));
+    put(&c, "path", json_string(path));
     pc_status st = read_rows(&c);
     if (!st) report_rows(&c);
     if (!st) st = check_duplicates(&c);
     if (!st && o->tok) st = check_tokens(&c);
-    json_object_set_new(c.report, "unusable", json_integer(c.unusable));
-    json_object_set_new(c.report, "problems", c.problems);
+    put(&c, "unusable", json_integer(c.unusable));
+    put(&c, "problems", c.problems);
+    if (!st && c.failed) st = pc_fail(PC_ERR_MEMORY, "the report on '%s'", path);
     pc_dataset_close(&c.data);
     pc_questions_close(&c.questions);
     if (st) json_decref(c.report);

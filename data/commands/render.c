@@ -86,17 +86,32 @@ static pc_status read_messages(pc_message *m, char **texts, const json_t *list, 
 
 /* ---- output ---- */
 
+/* The learned runs of ids; NULL: no memory. */
 static json_t *spans_of(const pc_rendered *r)
 {
     json_t *spans = json_array();
     for (int64_t i = 0; i < r->ids.count;) {
         int64_t end = i;
         while (end < r->ids.count && r->supervised[end]) end++;
-        if (end > i)
-            json_array_append_new(spans, json_pack("[I, I]", (json_int_t)i, (json_int_t)end));
+        json_t *span = end > i ? json_pack("[I, I]", (json_int_t)i, (json_int_t)end) : NULL;
+        if (end > i && json_array_append_new(spans, span)) {
+            json_decref(spans);
+            return NULL;
+        }
         i = end > i ? end : i + 1;
     }
     return spans;
+}
+
+static json_t *ids_of(const pc_rendered *r)
+{
+    json_t *ids = json_array();
+    for (int64_t i = 0; i < r->ids.count; i++) {
+        if (!json_array_append_new(ids, json_integer(r->ids.list[i]))) continue;
+        json_decref(ids);
+        return NULL;
+    }
+    return ids;
 }
 
 /* The text alone: image places as <image>. */
@@ -114,11 +129,8 @@ static pc_status print(const pc_rendered *r, const setting *s, int64_t number)
     char *text = s->as_json ? text_of(r, s) : pc_rendered_text(r, s->tok, s->image_id);
     pc_status st = text ? PC_OK : pc_fail(PC_ERR_MEMORY, "a rendered text");
     if (!st && s->as_json) {
-        json_t *ids = json_array();
-        for (int64_t i = 0; i < r->ids.count; i++)
-            json_array_append_new(ids, json_integer(r->ids.list[i]));
-        json_t *out = json_pack("{s:s, s:o, s:o, s:I}", "text", text, "ids", ids, "supervised",
-                                spans_of(r), "images", (json_int_t)r->images);
+        json_t *out = json_pack("{s:s, s:o, s:o, s:I}", "text", text, "ids", ids_of(r),
+                                "supervised", spans_of(r), "images", (json_int_t)r->images);
         st = data_print_json(out);
         json_decref(out);
     } else if (!st) {

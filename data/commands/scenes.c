@@ -14,27 +14,24 @@ static void show_progress(void *user, int64_t done, int64_t total)
 
 static pc_status report(const char *dir, const scenes_options *o, bool as_json)
 {
-    json_t *images = json_object();
-    int64_t total = 0;
-    for (int s = 0; s < SCENE_SPLITS; s++) {
-        const int64_t n = scenes_split_images(o, (scene_split)s);
-        json_object_set_new(images, scene_split_names[s], json_integer(n));
-        total += n;
-    }
+    int64_t n[SCENE_SPLITS], total = 0;
+    for (int s = 0; s < SCENE_SPLITS; s++) total += n[s] = scenes_split_images(o, (scene_split)s);
     pc_status st = PC_OK;
     if (as_json) {
-        json_t *all = json_pack("{s:s, s:O, s:I, s:i}", "out", dir, "images", images, "seed",
-                                (json_int_t)o->seed, "size", o->size);
+        json_t *all = json_pack("{s:s, s:{s:I, s:I, s:I, s:I}, s:I, s:i}", "out", dir, "images",
+                                scene_split_names[SCENE_TRAIN], (json_int_t)n[SCENE_TRAIN],
+                                scene_split_names[SCENE_VAL], (json_int_t)n[SCENE_VAL],
+                                scene_split_names[SCENE_TEST], (json_int_t)n[SCENE_TEST],
+                                scene_split_names[SCENE_UNSEEN], (json_int_t)n[SCENE_UNSEEN],
+                                "seed", (json_int_t)o->seed, "size", o->size);
         st = data_print_json(all);
         json_decref(all);
     } else {
         printf("%s: %lld images of %d x %d pixels (", dir, (long long)total, o->size, o->size);
         for (int s = 0; s < SCENE_SPLITS; s++)
-            printf("%s%lld %s", s ? ", " : "", (long long)scenes_split_images(o, (scene_split)s),
-                   scene_split_names[s]);
+            printf("%s%lld %s", s ? ", " : "", (long long)n[s], scene_split_names[s]);
         printf("); what is in it: %s/README.md\n", dir);
     }
-    json_decref(images);
     return st ? st : data_flush();
 }
 

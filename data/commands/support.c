@@ -40,7 +40,8 @@ pc_status data_lines_next(data_lines *l, char **line)
     *line = NULL;
     errno = 0;
     const ssize_t n = getline(&l->text, &l->room, l->in);
-    if (n < 0 && ferror(l->in)) return pc_fail_errno("%s cannot be read", l->name);
+    if (n < 0 && (ferror(l->in) || errno == ENOMEM))
+        return pc_fail_errno("%s cannot be read", l->name);
     if (n < 0) return PC_OK;
     l->number++;
     l->size = (size_t)n;

@@ -13,7 +13,7 @@ typedef struct options {
 static pc_status encode_line(const pc_tokenizer *tok, const options *o, const data_lines *l)
 {
     pc_ids ids = {0};
-    json_t *json = NULL, *list = NULL;
+    json_t *json = NULL;
     const char *text = l->text;
     size_t size = l->size;
     pc_status st = PC_OK;
@@ -31,11 +31,10 @@ static pc_status encode_line(const pc_tokenizer *tok, const options *o, const da
     st = pc_tokenizer_encode(tok, &ids, text, size, !o->no_parse_special);
     if (!st && o->add_special) st = pc_tokenizer_frame(tok, &ids);
     if (st) goto out;
-    list = json_array();
-    for (int64_t i = 0; i < ids.count; i++) json_array_append_new(list, json_integer(ids.list[i]));
-    st = data_print_json(list);
+    putchar('[');
+    for (int64_t i = 0; i < ids.count; i++) printf(i ? ",%d" : "%d", ids.list[i]);
+    puts("]");
 out:
-    json_decref(list);
     json_decref(json);
     pc_ids_close(&ids);
     return st;

@@ -540,10 +540,11 @@ static pc_status keep_roles(json_t *root, const pc_tokenizer *t, const json_t *c
     {
         const int32_t id = (int32_t)json_integer_value(json_object_get(entry, "id"));
         json_t *roles = json_array();
+        int failed = roles == NULL;
         for (int r = 0; r < 3; r++)
-            if (said[r] == id) json_array_append_new(roles, json_string(role_names[r]));
-        const int failed =
-            json_array_size(roles) ? json_object_set(entry, "percept_roles", roles) : 0;
+            if (said[r] == id && json_array_append_new(roles, json_string(role_names[r])))
+                failed = 1;
+        if (json_array_size(roles) && json_object_set(entry, "percept_roles", roles)) failed = 1;
         json_decref(roles);
         if (failed) return pc_fail(PC_ERR_MEMORY, "roles of added tokens");
     }

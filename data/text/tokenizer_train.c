@@ -368,14 +368,18 @@ static pc_status merge_until(trainer *w, int32_t wanted)
 
 /* ---- the file ---- */
 
+/* NULL: no memory, and then the whole file is none. */
 static json_t *added_tokens(const trainer *w, const char *const *specials, int n)
 {
     json_t *list = json_array();
-    for (int i = 0; i < n; i++)
-        json_array_append_new(list, json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id",
-                                              (int)w->next_id + i, "content", specials[i],
-                                              "single_word", 0, "lstrip", 0, "rstrip", 0,
-                                              "normalized", 0, "special", 1));
+    for (int i = 0; i < n; i++) {
+        json_t *entry = json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", (int)w->next_id + i,
+                                  "content", specials[i], "single_word", 0, "lstrip", 0, "rstrip",
+                                  0, "normalized", 0, "special", 1);
+        if (!json_array_append_new(list, entry)) continue;
+        json_decref(list);
+        return NULL;
+    }
     return list;
 }
 
