@@ -281,7 +281,8 @@ static pc_status vqa_results(suite_output *out, const asked *q, bool *right)
         total.commonest += types[i].commonest;
     }
     if ((st = suite_row(out->table, "question type", "questions", "right", "95 % interval",
-                        "commonest answer", q->blind ? "without the image" : NULL, "grey image", NULL)))
+                        "commonest answer", q->blind ? "without the image" : NULL, "grey image",
+                        NULL)))
         goto out;
     for (int64_t i = 0; i < n_types; i++) {
         json_object_set_new(by_type, types[i].type, tally_json(&types[i], q->blind));
