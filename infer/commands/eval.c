@@ -72,6 +72,19 @@ static pc_status run_suites(evaluation *e, const suite_input *common, int thread
     return st;
 }
 
+// Mean F1 of several POPE files (random, popular, adversarial); *n of them.
+static double pope_mean(const evaluation *e, int *n)
+{
+    double sum = 0.0;
+    *n = 0;
+    for (int i = 0; i < e->count; i++) {
+        if (e->asked[i].kind != 1) continue;
+        sum += json_real_value(json_object_get(e->done[i].result, "f1"));
+        (*n)++;
+    }
+    return *n ? sum / (double)*n : 0.0;
+}
+
 static pc_status write_results(const evaluation *e, const char *model, bool json,
                                const char *report)
 {
@@ -85,6 +98,9 @@ static pc_status write_results(const evaluation *e, const char *model, bool json
         st = pc_fail(PC_ERR_MEMORY, "results");
         goto out;
     }
+    int files;
+    const double mean = pope_mean(e, &files);
+    if (files > 1) json_object_set_new(head, "pope_mean_f1", json_real(mean));
     if (json) {
         json_dumpf(head, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
         putchar('\n');
@@ -93,6 +109,7 @@ static pc_status write_results(const evaluation *e, const char *model, bool json
         printf("%s%s: %s\n", i ? "\n" : "", suite_names[e->asked[i].kind], e->asked[i].data);
         table_print(stdout, e->done[i].table);
     }
+    if (files > 1 && !json) printf("\npope: mean F1 of %d files %.1f %%\n", files, 100.0 * mean);
     if (report) st = page_write(report, head, e->done, e->count);
 out:
     json_decref(results);

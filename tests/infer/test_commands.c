@@ -208,6 +208,8 @@ static void eval_questions(void)
     free(page);
     json_decref(head);
 
+    CHECK(percept("eval vlm.h5 pope=pope.jsonl pope=pope.jsonl --no-blind") == 0 &&
+          said("mean F1"));
     CHECK(percept("eval vlm.h5 vqa --data qa.jsonl --samples 5 --no-blind") == 0 && said("all"));
     CHECK(!strstr(last.out, "without the image"));
     CHECK(percept("eval vlm.h5 vqa") == 2 && complained("--data"));
