@@ -22,6 +22,8 @@ pc_status optimizer_open(optimizer *o, pc_params *p, const optimizer_config *c, 
     const pc_param *scale = pc_params_find(p, "logit_scale");
     if (scale && scale->trainable) o->logit_scale = scale->weight->w;
 
+    if (c->muon && (st = muon_open(&o->muon, p, pool))) goto failed;
+
     o->threads = pc_pool_threads(pool);
     o->squares = calloc((size_t)o->spans.count + 1, sizeof *o->squares);
     o->ctx = calloc((size_t)o->threads, sizeof *o->ctx);
@@ -51,6 +53,7 @@ void optimizer_close(optimizer *o)
     free(o->ctx);
     free(o->squares);
     spans_close(&o->spans);
+    muon_close(&o->muon);
     pc_arena_close(&o->moments);
     *o = (optimizer){0};
 }
@@ -87,6 +90,7 @@ static void update_piece(void *arg, int64_t begin, int64_t end, int worker)
     for (int64_t i = begin; i < end; i++) {
         const span *s = &u->o->spans.list[i];
         const pc_param *p = &u->o->params->list[s->param];
+        if (u->o->config.muon && muon_takes(p)) continue;
         pc_adamw hyper = u->hyper;
         hyper.lr *= p->lr_scale;
         if (!p->decay) hyper.weight_decay = 0.0;
@@ -118,6 +122,11 @@ void optimizer_step(optimizer *o, double lr, double norm)
                           .correct1 = 1.0 - pow(c->beta1, (double)o->t),
                           .correct2 = 1.0 - pow(c->beta2, (double)o->t),
                           .grad_scale = c->clip > 0 ? fmin(1.0, c->clip / (norm + 1e-6)) : 1.0}};
+    if (c->muon)
+        muon_step(&o->muon, &(muon_hyper){.lr = lr,
+                                          .beta = c->beta1,
+                                          .weight_decay = c->weight_decay,
+                                          .grad_scale = u.hyper.grad_scale});
     pc_parallel(o->pool, o->spans.count, 1, update_piece, &u);
     clamp_scale(o->logit_scale);
 }

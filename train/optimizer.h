@@ -1,5 +1,5 @@
 /*
- * optimizer.h - AdamW over the parameter list (spec: training.md 1).
+ * optimizer.h - AdamW over the parameter list (spec: training.md 1); with `muon`, that for the hidden matrices.
  *
  *   clip    norm = sqrt(sum over trained parameters |g|^2), in double;  g *= min(1, clip / (norm + 1e-6))
  *   update  w -= lr wd w;  m, v moments of g;  w -= lr (m / (1-b1^t)) / (sqrt(v) / sqrt(1-b2^t) + eps)
@@ -11,11 +11,13 @@
 #ifndef PC_TRAIN_OPTIMIZER_H
 #define PC_TRAIN_OPTIMIZER_H
 
+#include "train/muon.h"
 #include "train/spans.h"
 
 typedef struct optimizer_config {
     double beta1, beta2, eps, weight_decay;
     double clip; // 0: no limit
+    bool muon;   // hidden matrices are updated as muon.h has it
 } optimizer_config;
 
 typedef struct optimizer {
@@ -23,6 +25,7 @@ typedef struct optimizer {
     pc_params *params;
     spans spans;
     pc_arena moments;
+    muon muon;
     pc_tensor logit_scale; // absent unless trained
     int64_t t;             // updates made
     double *squares;       // (spans.count) of the last norm

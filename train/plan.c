@@ -82,6 +82,7 @@ static pc_status open_stand_in(stand_in *s, const pc_model *m, const plan_batch 
     v->pixels = dry_pixels(&s->pixels, b->images, m->config.vlm.vision.image_size);
     v->ids = filled(&s->ids, N, 0);
     v->pos = filled(&s->ids, N, 0);
+    if (m->config.vlm.decoder.rope_2d) v->pos_y = filled(&s->ids, N, 0);
     v->labels = filled(&s->ids, N, -1);
     for (int64_t n = 0; n < b->supervised; n++) pc_i32(v->labels)[n] = 0;
     v->image_rows = filled(&s->ids, b->images * per_image, 0);
@@ -280,6 +281,7 @@ pc_status plan_make(plan *out, const plan_request *q)
     out->moments = pc_params_moment_bytes(params);
     out->activations = R * out->sizes.act;
     out->scratch = R * out->sizes.scratch;
+    if (q->muon) out->scratch += (size_t)pc_pool_threads(q->pool) * muon_bytes(params);
     out->whole = out->sizes.whole;
     out->total = out->parameters + out->gradients + out->moments + out->activations + out->scratch +
                  out->whole + out->data;

@@ -7,6 +7,7 @@
 #ifndef PC_TRAIN_PLAN_H
 #define PC_TRAIN_PLAN_H
 
+#include "train/muon.h"
 #include "train/objective.h"
 #include <stdio.h>
 
@@ -26,6 +27,7 @@ typedef struct plan_request {
     bool samples;     // how threads are used
     bool keep_all;    // contrastive: every micro-batch keeps its activations
     double dropout;
+    bool muon;
     size_t data;  // bytes of the data room: images in memory, batches ahead, texts
     size_t limit; // bytes the run may take
 } plan_request;

@@ -64,7 +64,8 @@
     X(INT,  max_turns,  "0", 0, 10000, "turns", "at most so many turns of a conversation a visit, chosen anew each epoch; 0: all")
 
 #define RECIPE_TOKENIZER_KEYS(X)                                                                                       \
-    X(INT, vocab, "0", 0, 1000000, "tokens", "train a byte-level BPE of so many tokens on the training texts")
+    X(INT,   vocab, "0", 0, 1000000, "tokens", "train a byte-level BPE of so many tokens on the training texts")       \
+    X(TEXTS, also,  "[]", 0, 0, "", "further data files (of stages to come) whose texts count too; relative to data.root")
 
 #define RECIPE_BATCH_KEYS(X)                                                                                           \
     X(INT, size,  "32", 1, 1048576, "samples", "samples of one optimiser step")                                        \
@@ -75,7 +76,7 @@
     X(INT,  steps,  "0", 0, 1000000000, "steps", "optimiser steps; or give epochs")
 
 #define RECIPE_OPTIM_KEYS(X)                                                                                           \
-    X(CHOICE, name,         "adamw", 0, 0, "adamw", "the optimiser")                                                   \
+    X(CHOICE, name,         "adamw", 0, 0, "adamw|muon", "muon: orthogonalised momentum for hidden matrices, adamw for the rest") \
     X(REAL,   lr,           "2e-4", 0, 10, "", "peak learning rate")                                                   \
     X(REALS,  betas,        "[0.9, 0.999]", 0, 0.99999999, "", "decay of the first and second moments")                \
     X(REAL,   eps,          "1e-8", 1e-20, 1, "", "added to the root of the second moment")                            \

@@ -178,6 +178,7 @@ static pc_status make_plan(run *u)
     q->train = largest(u, u->loader);
     if (u->val_loader) q->val = largest(u, u->val_loader);
     q->dropout = r->top.dropout;
+    q->muon = r->optim.name == OPTIM_MUON;
     q->data = data_bytes(u);
     q->limit = r->compute.memory ? (size_t)r->compute.memory << 20 : plan_machine_memory();
     q->keep_all = r->compute.replay != REPLAY_ON;
@@ -223,7 +224,8 @@ static pc_status open_engine(run *u)
                                     .beta2 = r->optim.betas.v[1],
                                     .eps = r->optim.eps,
                                     .weight_decay = r->optim.weight_decay,
-                                    .clip = r->optim.clip};
+                                    .clip = r->optim.clip,
+                                    .muon = r->optim.name == OPTIM_MUON};
     const engine_config config = {.replicas = u->request.replicas,
                                   .samples = u->request.samples,
                                   .dropout = r->top.dropout,

@@ -92,7 +92,9 @@ static void repeats_and_resumes(const char *stage)
     snprintf(a, sizeof a, "%s-a", stage);
     snprintf(b, sizeof b, "%s-b", stage);
     snprintf(c, sizeof c, "%s-c", stage);
-    const char *const *sets = SETS("checkpoint={every: 3, keep: 9}", "eval.every=2", "dropout=0.1");
+    const char *const optim = strcmp(stage, "tune") ? "optim.name=muon" : "optim.name=adamw";
+    const char *const *sets =
+        SETS("checkpoint={every: 3, keep: 9}", "eval.every=2", "dropout=0.1", optim);
     must(stage, train(stage, a, false, sets));
     must("again, into another folder", train(stage, b, false, sets));
     expect(same_file(in(a, "checkpoints/last.h5"), in(b, "checkpoints/last.h5")),
@@ -115,11 +117,11 @@ static void repeats_and_resumes(const char *stage)
 
     refuse("a used folder", train(stage, a, false, sets), "already holds a run|--resume");
     must("a complete run has nothing to go on with", train(stage, a, true, sets));
-    refuse("another recipe", train(stage, a, true, SETS("dropout=0.1", "optim.lr=0.5")),
+    refuse("another recipe", train(stage, a, true, SETS("dropout=0.1", optim, "optim.lr=0.5")),
            "optim.lr|0.5");
     refuse("other data",
            train(stage, a, true,
-                 SETS("checkpoint={every: 3, keep: 9}", "eval.every=2", "dropout=0.1",
+                 SETS(optim, "dropout=0.1",
                       strcmp(stage, "tune") ? "data.train=[{path: captions-val.jsonl}]"
                                             : "data.train=[{path: vqa-val.json}]")),
            "data.train|began with");
