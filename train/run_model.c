@@ -19,27 +19,69 @@ static const char *words(const char *text)
     return text + strspn(text, "\n ");
 }
 
-static pc_status train_tokenizer(run *u)
+typedef struct text_list {
+    const char **list;
+    int64_t count;
+} text_list;
+
+// Every text of the data set, borrowed.
+static pc_status add_texts(text_list *t, const pc_dataset *d)
 {
-    int64_t n = 0, capacity = 0;
-    for (int64_t i = 0; i < u->train.count; i++)
-        capacity += 1 + u->train.samples[i].n_captions + 2 * u->train.samples[i].n_turns;
-    const char **texts = calloc((size_t)capacity + 1, sizeof *texts);
-    if (!texts) return pc_fail(PC_ERR_MEMORY, "texts of the tokenizer");
-    for (int64_t i = 0; i < u->train.count; i++) {
-        const pc_sample *s = &u->train.samples[i];
-        if (s->system) texts[n++] = s->system;
-        for (int64_t k = 0; k < s->n_captions; k++) texts[n++] = s->captions[k];
+    int64_t more = 0;
+    for (int64_t i = 0; i < d->count; i++)
+        more += 1 + d->samples[i].n_captions + 2 * d->samples[i].n_turns;
+    const char **grown = realloc(t->list, (size_t)(t->count + more + 1) * sizeof *grown);
+    if (!grown) return pc_fail(PC_ERR_MEMORY, "texts of the tokenizer");
+    t->list = grown;
+    for (int64_t i = 0; i < d->count; i++) {
+        const pc_sample *s = &d->samples[i];
+        if (s->system) t->list[t->count++] = s->system;
+        for (int64_t k = 0; k < s->n_captions; k++) t->list[t->count++] = s->captions[k];
         for (int64_t k = 0; k < s->n_turns; k++) {
-            texts[n++] = words(s->turns[k].question);
-            texts[n++] = s->turns[k].answer;
+            t->list[t->count++] = words(s->turns[k].question);
+            t->list[t->count++] = s->turns[k].answer;
         }
     }
+    return PC_OK;
+}
+
+// The files of `also`, read as data sets.
+static pc_status open_also(pc_dataset *out, const recipe *r)
+{
+    const recipe_texts *also = &r->tokenizer.also;
+    char(*paths)[4096] = calloc((size_t)also->count + 1, sizeof *paths);
+    pc_source *sources = calloc((size_t)also->count + 1, sizeof *sources);
+    if (!paths || !sources) {
+        free(paths);
+        free(sources);
+        return pc_fail(PC_ERR_MEMORY, "texts of the tokenizer");
+    }
+    for (int64_t i = 0; i < also->count; i++) {
+        const bool under = *r->data.root && also->list[i][0] != '/';
+        snprintf(paths[i], sizeof paths[i], "%s%s%s", under ? r->data.root : "", under ? "/" : "",
+                 also->list[i]);
+        sources[i] = (pc_source){.path = paths[i], .weight = 1.0};
+    }
+    pc_status st = pc_dataset_open(out, sources, (int)also->count, PC_BAD_ERROR);
+    free(paths);
+    free(sources);
+    return pc_context(st, "data.text.tokenizer.train.also");
+}
+
+static pc_status train_tokenizer(run *u)
+{
+    text_list texts = {0};
+    pc_dataset also = {0};
     int n_specials;
+    pc_status st = add_texts(&texts, &u->train);
+    if (!st && u->recipe->tokenizer.also.count && !(st = open_also(&also, u->recipe)))
+        st = add_texts(&texts, &also);
     const char *const *specials = pc_template_specials(u->template, &n_specials);
-    pc_status st = pc_tokenizer_train(&u->bundle.tokenizer, texts, n,
-                                      (int32_t)u->recipe->tokenizer.vocab, specials, n_specials);
-    free(texts);
+    if (!st)
+        st = pc_tokenizer_train(&u->bundle.tokenizer, texts.list, texts.count,
+                                (int32_t)u->recipe->tokenizer.vocab, specials, n_specials);
+    free(texts.list);
+    pc_dataset_close(&also);
     return pc_context(st, "tokenizer of %lld tokens", (long long)u->recipe->tokenizer.vocab);
 }
 
