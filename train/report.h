@@ -11,7 +11,10 @@
 #ifndef PC_TRAIN_REPORT_H
 #define PC_TRAIN_REPORT_H
 
+#include "data/images/picture.h"
 #include "train/metrics.h"
+
+enum { REPORT_SIDE = 224 }; // pixels of a picture on the page, at most
 
 typedef struct report_input {
     run *run;
@@ -55,13 +58,8 @@ void chart_write(FILE *out, const char *title, const curve *curves, int n, doubl
                  const char *level_label, bool percent, bool log_scale);
 
 // ---- report_samples.c, report_answers.c ----
-pc_status report_picture(FILE *out, const run *u,
-                         const char *path);                 // an <img> with the pixels in it
 pc_status report_answers(FILE *out, run *u, int64_t count); // cards of a vlm
 // The grid of examples as HTML.
 pc_status report_samples(FILE *out, run *u, int64_t count);
-
-// Text with &, <, >, " replaced.
-void html_text(FILE *out, const char *text);
 
 #endif

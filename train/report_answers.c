@@ -112,7 +112,7 @@ static pc_status answer_card(FILE *out, run *u, pc_runner *runner, const pc_samp
     asked a = {0};
     pc_status st = generate(&a, u, runner, s);
     fprintf(out, "<div class=sample>");
-    if (!st && s->image) st = report_picture(out, u, s->image);
+    if (!st && s->image) st = pc_picture_html(out, s->image, REPORT_SIDE, u->image.orient);
     fprintf(out, "<dl>");
     for (int64_t i = 0; i < a.n && !st; i++) {
         char *text = NULL, shown[8192];
@@ -121,13 +121,13 @@ static pc_status answer_card(FILE *out, run *u, pc_runner *runner, const pc_samp
         const bool right = same_words(text, a.truth[i]);
         say(shown, sizeof shown, a.question[i], false);
         fprintf(out, "<dt>");
-        html_text(out, *shown ? shown : "(describe)");
+        pc_html_text(out, *shown ? shown : "(describe)");
         fprintf(out, "</dt><dd class=%s>%s ", right ? "ok" : "no", right ? "&#10003;" : "&#10007;");
-        html_text(out, trimmed(text));
+        pc_html_text(out, trimmed(text));
         fprintf(out, "</dd>");
         if (!right) {
             fprintf(out, "<dd><small>truth: ");
-            html_text(out, a.truth[i]);
+            pc_html_text(out, a.truth[i]);
             fprintf(out, "</small></dd>");
         }
         free(text);

@@ -257,7 +257,7 @@ static void legend(FILE *out, const curve *curves, int n)
     fprintf(out, "<div class=legend>");
     for (int i = 0; i < n; i++) {
         fprintf(out, "<span><i class='c%d'></i>", curves[i].colour);
-        html_text(out, curves[i].label);
+        pc_html_text(out, curves[i].label);
         fprintf(out, "</span>");
     }
     fprintf(out, "</div>\n");
@@ -283,16 +283,16 @@ void chart_write(FILE *out, const char *title, const curve *curves, int n, doubl
     if (log_scale) f.y0 -= room;
 
     fprintf(out, "<figure><svg viewBox='0 0 %d %d' role=img><title>", WIDTH, HEIGHT);
-    html_text(out, title);
+    pc_html_text(out, title);
     fprintf(out, "</title><text class=title x=%d y=18>", LEFT);
-    html_text(out, title);
+    pc_html_text(out, title);
     fprintf(out, "</text>\n");
     grid(out, &f);
     if (isfinite(level) && drawn(&f, level)) {
         const double at = place_y(&f, level);
         fprintf(out, "<path class=level d='M%d %.1fH%d'/><text class=lt x=%d y=%.1f>", LEFT, at,
                 WIDTH - RIGHT, WIDTH - RIGHT, at - 5);
-        html_text(out, level_label);
+        pc_html_text(out, level_label);
         fprintf(out, "</text>\n");
     }
     for (int i = 0; i < n; i++) draw_curve(out, &f, &curves[i]);

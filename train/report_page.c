@@ -69,18 +69,6 @@ static const char style[] =
     "font:12.5px/1.5 ui-monospace,Menlo,Consolas,monospace}details "
     "summary{cursor:pointer;color:var(--soft)}";
 
-void html_text(FILE *out, const char *text)
-{
-    for (const char *c = text; *c; c++) switch (*c) {
-        case '&': fputs("&amp;", out); break;
-        case '<': fputs("&lt;", out); break;
-        case '>': fputs("&gt;", out); break;
-        case '"': fputs("&quot;", out); break;
-        case '\'': fputs("&#39;", out); break;
-        default: fputc(*c, out);
-        }
-}
-
 // ---- figures at the head ---------------------------------------------------------------------------
 
 static void head(FILE *out, const char *label, const char *fmt, ...) PC_PRINTF(3, 4);
@@ -92,7 +80,7 @@ static void head(FILE *out, const char *label, const char *fmt, ...)
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
     fprintf(out, "<div class=head><b>%s</b><span>", text);
-    html_text(out, label);
+    pc_html_text(out, label);
     fprintf(out, "</span></div>\n");
 }
 
@@ -192,7 +180,7 @@ static void type_table(FILE *out, const validation *v)
         const validation_type *t = &v->types[i];
         const double share = (double)t->right / (double)(t->count ? t->count : 1);
         fprintf(out, "<tr><td>");
-        html_text(out, t->name);
+        pc_html_text(out, t->name);
         fprintf(out,
                 "</td><td class=n>%lld</td><td class=n>%lld</td><td class=n>%.1f %%</td><td>"
                 "<span class=bar style='width:%.0fpx'></span></td></tr>\n",
@@ -270,7 +258,7 @@ static pc_status recipe_section_html(FILE *out, const run *u)
     fprintf(
         out,
         "<h2>Recipe, as resolved</h2><details><summary>every key with its value</summary><pre>");
-    html_text(out, yaml);
+    pc_html_text(out, yaml);
     fprintf(out, "</pre></details>\n");
     free(yaml);
     return PC_OK;
@@ -287,14 +275,14 @@ static pc_status page(FILE *out, const report_input *in, const history *h)
     if (localtime_r(&now, &tm)) strftime(when, sizeof when, "%Y-%m-%d %H:%M", &tm);
     fprintf(out, "<!doctype html><html lang=en><head><meta charset=utf-8>"
                  "<meta name=viewport content='width=device-width,initial-scale=1'><title>");
-    html_text(out, u->recipe->top.name);
+    pc_html_text(out, u->recipe->top.name);
     fprintf(out, "</title><style>%s", style);
     for (int i = 0; i < 8; i++)
         fprintf(out,
                 ".line.c%d{stroke:var(--c%d)}.dot.c%d{fill:var(--c%d)}i.c%d{background:var(--c%d)}",
                 i, i, i, i, i, i);
     fprintf(out, "</style></head><body><main><h1>");
-    html_text(out, u->recipe->top.name);
+    pc_html_text(out, u->recipe->top.name);
     fprintf(
         out,
         "</h1><p class=sub>stage %s, %lld training samples, %lld for validation; written %s</p>\n",

@@ -1,94 +1,12 @@
 /*
  * report_samples.c - validation images with what the model makes of them.
  *
- * Pictures go into the page as PNG, large ones made smaller first.
+ * Two towers: the caption nearest to each picture. A vlm: report_answers.c.
  */
 #include "train/report.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#if defined(__GNUC__)
-#pragma GCC diagnostic ignored "-Wunused-function" // judged at the end of the file
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#pragma GCC diagnostic ignored "-Wsign-conversion"
-#pragma GCC diagnostic ignored "-Wmissing-prototypes"
-#pragma GCC diagnostic ignored "-Wshadow"
-#endif
-#define STB_IMAGE_WRITE_STATIC
-#define STB_IMAGE_WRITE_IMPLEMENTATION
-#define STBI_WRITE_NO_STDIO
-#include <stb/stb_image_write.h>
-#if defined(__GNUC__)
-#pragma GCC diagnostic pop
-#endif
-
-enum { SHOWN_SIDE = 224 };
-
-// ---- pictures ------------------------------------------------------------------------------------
-
-typedef struct bytes {
-    unsigned char *data;
-    size_t n;
-    bool failed;
-} bytes;
-
-static void collect_bytes(void *arg, void *data, int size)
-{
-    bytes *b = arg;
-    unsigned char *grown = realloc(b->data, b->n + (size_t)size);
-    if (!grown) {
-        b->failed = true;
-        return;
-    }
-    memcpy(grown + b->n, data, (size_t)size);
-    b->data = grown;
-    b->n += (size_t)size;
-}
-
-static void base64(FILE *out, const unsigned char *p, size_t n)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for (size_t i = 0; i < n; i += 3) {
-        const unsigned a = p[i], b = i + 1 < n ? p[i + 1] : 0u, c = i + 2 < n ? p[i + 2] : 0u;
-        const unsigned word = a << 16 | b << 8 | c;
-        fputc(digits[word >> 18], out);
-        fputc(digits[word >> 12 & 63u], out);
-        fputc(i + 1 < n ? digits[word >> 6 & 63u] : '=', out);
-        fputc(i + 2 < n ? digits[word & 63u] : '=', out);
-    }
-}
-
-// At most SHOWN_SIDE pixels on the longer side; small pictures are left as they are.
-pc_status report_picture(FILE *out, const run *u, const char *path)
-{
-    pc_image image, small = {0};
-    pc_status st = pc_image_open(&image, path, u->image.orient);
-    if (st) return st;
-    const int64_t longest = image.width > image.height ? image.width : image.height;
-    const pc_image *shown = &image;
-    if (longest > SHOWN_SIDE) {
-        const int64_t w = (image.width * SHOWN_SIDE + longest - 1) / longest;
-        const int64_t h = (image.height * SHOWN_SIDE + longest - 1) / longest;
-        st = pc_image_resize(&small, &image, w, h, u->image.filter);
-        shown = &small;
-    }
-    bytes png = {0};
-    if (!st && (!stbi_write_png_to_func(collect_bytes, &png, (int)shown->width, (int)shown->height,
-                                        3, shown->rgb, (int)(3 * shown->width)) ||
-                png.failed))
-        st = pc_fail(PC_ERR_MEMORY, "picture of '%s'", path);
-    if (!st) {
-        fprintf(out, "<img alt='' src='data:image/png;base64,");
-        base64(out, png.data, png.n);
-        fprintf(out, "'>");
-    }
-    free(png.data);
-    pc_image_close(&small);
-    pc_image_close(&image);
-    return st;
-}
 
 // ---- two towers: captions found ------------------------------------------------------------------
 
@@ -126,12 +44,12 @@ static pc_status caption_cards(FILE *out, run *u, int64_t count, pc_tensor U, pc
         const pc_sample *own = &u->shown.samples[row_sample[i]];
         const pc_sample *other = &u->shown.samples[row_sample[found]];
         fprintf(out, "<div class=sample>");
-        if ((st = report_picture(out, u, own->image))) break;
+        if ((st = pc_picture_html(out, own->image, REPORT_SIDE, u->image.orient))) break;
         fprintf(out, "<dl><dt>its caption</dt><dd>");
-        html_text(out, own->captions[0]);
+        pc_html_text(out, own->captions[0]);
         fprintf(out, "</dd><dt>nearest of %lld</dt><dd class=%s>", (long long)rows,
                 rank == 1 ? "ok" : "no");
-        html_text(out, other->captions[0]);
+        pc_html_text(out, other->captions[0]);
         fprintf(out, "</dd><dd><small>its own is number %lld</small></dd></dl></div>\n",
                 (long long)rank);
     }
