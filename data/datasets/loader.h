@@ -20,7 +20,7 @@ typedef struct pc_loader_config {
     pc_bad_sample on_bad_image; // skip: also samples of which no turn fits
     int64_t
         max_tokens; // longest sequence, image rows included; longer ones: whole turns are dropped from the end; 0: the decoder's
-    bool branches; // turns of one sample share its image and do not see each other
+    bool branches;  // turns of one sample share its image and do not see each other
     int64_t
         max_turns; // at most so many turns of a sample per visit, chosen by (seed, epoch, sample); 0: all
     bool shuffle;        // false: file order (evaluation)

@@ -32,8 +32,8 @@ typedef struct pc_turn_ids {
 } pc_turn_ids;
 
 typedef struct pc_text_entry {
-    pc_span prefix;      // BOS, system, image place
-    int32_t prefix_rows; // the image place counts as the rows of an image
+    pc_span prefix;                        // BOS, system, image place
+    int32_t prefix_rows, prefix_positions; // the image place takes those of an image
     int32_t turns;
     int64_t turn; // its turns: turns[turn .. turn + turns)
     bool one_of;  // captions: a visit shows one of the turns
@@ -45,12 +45,11 @@ typedef struct pc_texts {
     int64_t count, room;
     pc_turn_ids *turns;
     int64_t turn_count, turn_room;
-    pc_text_entry *entries;    // (samples)
-    int64_t image_rows;        // rows of one image
-    int64_t turn_limit;        // rows that prefix and one turn may have
-    int64_t visit_limit;       // rows that a whole visit may have
-    int64_t cut_turns;         // turns that can never fit
-    int64_t cut_example;       // a sample that has one
+    pc_text_entry *entries;              // (samples)
+    int64_t image_rows, image_positions; // that one image takes
+    int64_t row_limit, position_limit;   // of a visit; of what sees itself: with branches, one turn
+    int64_t cut_turns;                   // turns that can never fit
+    int64_t cut_example;                 // a sample that has one
     int64_t samples, unusable; // of the data set; of these left out (their entries have no turns)
     const pc_loader_config *config;
     const pc_model_config *model;

@@ -55,7 +55,8 @@ static pc_status add_span(pc_span *out, pc_texts *t, const int32_t *ids, const u
 
 static bool same_ids(const pc_texts *t, pc_span span, const int32_t *ids, int64_t n)
 {
-    return span.count == n && (n == 0 || memcmp(t->ids + span.at, ids, (size_t)n * sizeof *ids) == 0);
+    return span.count == n &&
+           (n == 0 || memcmp(t->ids + span.at, ids, (size_t)n * sizeof *ids) == 0);
 }
 
 static pc_status add_turn(pc_texts *t, const pc_turn_ids *turn)
@@ -123,6 +124,7 @@ static pc_status set_prefix(tokenising *w, const pc_rendered *r)
     pc_text_entry *e = w->entry;
     const int64_t n = r->first_turn, i = e - t->entries;
     e->prefix_rows = (int32_t)(n + (r->images ? t->image_rows - 1 : 0));
+    e->prefix_positions = (int32_t)(n + (r->images ? t->image_positions - 1 : 0));
     if (i > 0 && same_ids(t, e[-1].prefix, r->ids.list, n)) {
         e->prefix = e[-1].prefix;
         return PC_OK;
@@ -175,6 +177,11 @@ static pc_status later_form(tokenising *w, pc_span *out, const pc_turn *turn)
     return st;
 }
 
+static bool fits(const pc_texts *t, const pc_text_entry *e, int64_t ids)
+{
+    return e->prefix_rows + ids <= t->row_limit && e->prefix_positions + ids <= t->position_limit;
+}
+
 static pc_status add_conversation(tokenising *w)
 {
     const pc_loader_config *c = w->t->config;
@@ -189,7 +196,7 @@ static pc_status add_conversation(tokenising *w)
         if (st) return pc_context(st, "turn %lld", (long long)i + 1);
         const int64_t longest =
             turn.first.count > turn.later.count ? turn.first.count : turn.later.count;
-        if (w->entry->prefix_rows + longest > w->t->turn_limit) {
+        if (!fits(w->t, w->entry, longest)) {
             w->t->cut_turns += c->branches ? 1 : s->n_turns - i;
             if (c->branches) continue;
             break;
@@ -217,7 +224,7 @@ static pc_status add_captions(tokenising *w)
             st = first_form(w, &turn.first, MARK, s->captions[i]);
         }
         if (st) return pc_context(st, "captions[%lld]", (long long)i);
-        if (!clip && w->entry->prefix_rows + turn.first.count > w->t->turn_limit) {
+        if (!fits(w->t, w->entry, turn.first.count)) {
             w->t->cut_turns++;
             continue;
         }
@@ -226,6 +233,17 @@ static pc_status add_captions(tokenising *w)
         if (!w->t->config->random_caption) break;
     }
     return PC_OK;
+}
+
+/* What a visit may have, for messages. */
+static const char *limits_text(const pc_texts *t, char *buf, size_t size)
+{
+    if (t->row_limit < INT64_MAX)
+        snprintf(buf, size, "max_tokens %lld or the decoder's %lld positions",
+                 (long long)t->row_limit, (long long)t->position_limit);
+    else
+        snprintf(buf, size, "the decoder's %lld positions", (long long)t->position_limit);
+    return buf;
 }
 
 static pc_status add_sample(tokenising *w)
@@ -239,14 +257,15 @@ static pc_status add_sample(tokenising *w)
         return pc_fail(PC_ERR_INPUT, "an image; the model has no vision tower");
     *w->entry = (pc_text_entry){.turn = t->turn_count};
     const int64_t cut_before = t->cut_turns;
+    char limits[96];
     pc_status st = s->captions ? add_captions(w) : add_conversation(w);
     if (!st && t->cut_turns > cut_before && cut_before == 0) t->cut_example = w->entry - t->entries;
     if (!st && w->entry->turns == 0)
-        st =
-            pc_fail(PC_ERR_INPUT,
-                    "no supervised token is left: the image and the first turn need more than %lld "
-                    "rows (max_tokens or the decoder's positions)",
-                    (long long)t->turn_limit);
+        st = pc_fail(
+            PC_ERR_INPUT,
+            "no supervised token is left: the image (%lld rows) and the first turn need more "
+            "than %s",
+            (long long)t->image_rows, limits_text(t, limits, sizeof limits));
     return st;
 }
 
@@ -256,16 +275,20 @@ static pc_status set_limits(pc_texts *t)
 {
     const pc_loader_config *c = t->config;
     if (t->model->kind == PC_MODEL_CLIP) {
-        t->turn_limit = t->visit_limit = t->model->clip.text.T;
+        t->row_limit = t->position_limit = t->model->clip.text.T;
         return PC_OK;
     }
-    const int64_t T = t->model->vlm.decoder.T;
-    t->image_rows = t->model->vlm.vision.L > 0 ? pc_vlm_rows_per_image(&t->model->vlm) : 0;
-    t->turn_limit = c->max_tokens > 0 && c->max_tokens < T ? c->max_tokens : T;
-    t->visit_limit = c->max_tokens > 0 ? c->max_tokens : c->branches ? INT64_MAX : T;
-    if (!c->branches && c->max_tokens > T)
+    const pc_vlm_config *m = &t->model->vlm;
+    const int32_t place = (int32_t)m->image_id;
+    if (m->vision.L > 0) {
+        t->image_rows = pc_vlm_rows(m, &place, 1);
+        t->image_positions = pc_vlm_positions(m, &place, 1);
+    }
+    t->row_limit = c->max_tokens > 0 ? c->max_tokens : INT64_MAX;
+    t->position_limit = m->decoder.T;
+    if (!c->branches && c->max_tokens > m->decoder.T + t->image_rows - t->image_positions)
         return pc_fail(PC_ERR_INPUT, "max_tokens is %lld; the decoder has %lld positions",
-                       (long long)c->max_tokens, (long long)T);
+                       (long long)c->max_tokens, (long long)m->decoder.T);
     return PC_OK;
 }
 
@@ -274,9 +297,9 @@ static void report_cut(const pc_texts *t, const pc_dataset *data)
     if (t->unusable)
         pc_warn("%lld of %lld samples are skipped", (long long)t->unusable, (long long)t->samples);
     if (t->cut_turns == 0) return;
-    char place[4200];
-    pc_warn("%lld turns do not fit into %lld rows and are left out, the first in %s",
-            (long long)t->cut_turns, (long long)t->turn_limit,
+    char place[4200], limits[96];
+    pc_warn("%lld turns do not fit into %s and are left out, the first in %s",
+            (long long)t->cut_turns, limits_text(t, limits, sizeof limits),
             pc_sample_place(&data->samples[t->cut_example], place, sizeof place));
 }
 
@@ -366,12 +389,14 @@ void pc_texts_visit(pc_visit *v, const pc_texts *t, int64_t sample, int64_t epoc
     v->ids = e->prefix.count;
     v->supervised = 0;
     for (int64_t i = 0; i < v->turns; i++) {
-        if (v->rows + v->turn[i].count > t->visit_limit) {
+        const int64_t n = v->turn[i].count, behind = v->ids - e->prefix.count + n;
+        if (v->rows + n > t->row_limit ||
+            (!t->config->branches && e->prefix_positions + behind > t->position_limit)) {
             v->turns = i;
             break;
         }
-        v->rows += v->turn[i].count;
-        v->ids += v->turn[i].count;
+        v->rows += n;
+        v->ids += n;
         v->supervised += v->turn[i].supervised;
     }
 }
@@ -426,7 +451,9 @@ void pc_texts_most(const pc_texts *t, int64_t sample, int64_t *rows, int64_t *su
         all_learned = sum_of_largest(learned, e->turns, m);
     }
     free(many);
+    if (!t->config->branches && all_rows > t->position_limit - e->prefix_positions)
+        all_rows = t->position_limit - e->prefix_positions;
     *rows = e->prefix_rows + all_rows;
-    if (*rows > t->visit_limit) *rows = t->visit_limit;
+    if (*rows > t->row_limit) *rows = t->row_limit;
     *supervised = all_learned;
 }

@@ -32,7 +32,7 @@ typedef struct pc_rendered {
     pc_ids ids;          // image places hold image_id, one each
     uint8_t *supervised; // per id
     int64_t *turn_end;   // id index one past each user-assistant turn (for branches)
-    int64_t turns;      // an unanswered last question is none
+    int64_t turns;       // an unanswered last question is none
     int64_t
         first_turn; // id index where the first turn's text begins: behind BOS, system and leading image
     int64_t images;

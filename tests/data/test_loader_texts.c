@@ -274,7 +274,7 @@ static void test_nothing_left_to_learn(void **state)
     assert_int_equal(pc_loader_open(&l, &d, &m, set_tok, pc_template_find("short"), &im, &c, 0),
                      PC_ERR_INPUT);
     assert_non_null(strstr(pc_error_text(), "none.jsonl:2: no supervised token"));
-    assert_non_null(strstr(pc_error_text(), "16 rows"));
+    assert_non_null(strstr(pc_error_text(), "max_tokens 16"));
     c.on_bad_image = PC_BAD_SKIP;
     l = set_loader(&d, &m, "short", &c, 0);
     assert_int_equal(pc_loader_skipped(l), 1);
@@ -286,6 +286,32 @@ static void test_nothing_left_to_learn(void **state)
         check_rows(&b->micro[0].vlm, 0, "Is it red?\n no</s>", " no</s>");
     }
     pc_loader_close(l);
+    pc_dataset_close(&d);
+}
+
+/* Two rotary positions: an image of 4 rows takes 2 positions, so a decoder of so few positions still has room. */
+static void test_rows_and_positions_differ(void **state)
+{
+    (void)state;
+    pc_dataset d = set_data("talk.json", 1.0);
+    pc_model_config m = set_vlm();
+    pc_loader_config c = in_order();
+    const int64_t ids = ids_in("What is it?\n a cat</s>Is it red?\n no</s>");
+    for (int two = 0; two < 2; two++) {
+        m.vlm.decoder.rope_2d = two;
+        m.vlm.decoder.T = 2 + ids;
+        pc_loader *l = set_loader(&d, &m, "short", &c, 0);
+        const pc_vlm_batch *v = &set_next(l)->micro[0].vlm;
+        assert_int_equal(pc_present(v->pos_y), two);
+        check_rows(v, 0,
+                   two ? "****What is it?\n a cat</s>Is it red?\n no</s>"
+                       : "****What is it?\n a cat</s>",
+                   two ? " a cat</s> no</s>" : " a cat</s>");
+        int64_t rows, images, supervised;
+        pc_loader_worst(l, &rows, &images, &supervised);
+        assert_true(rows >= v->N);
+        pc_loader_close(l);
+    }
     pc_dataset_close(&d);
 }
 
@@ -392,6 +418,7 @@ int main(void)
         cmocka_unit_test(test_truncation_by_whole_turns),
         cmocka_unit_test(test_turns_that_never_fit),
         cmocka_unit_test(test_nothing_left_to_learn),
+        cmocka_unit_test(test_rows_and_positions_differ),
         cmocka_unit_test(test_marks_and_systems),
         cmocka_unit_test(test_worst_case_holds),
         cmocka_unit_test(test_clip_texts),

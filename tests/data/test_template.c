@@ -231,7 +231,7 @@ static int setup(void **state)
         "What is it? A cat. Is it red? no yes USER: ASSISTANT: What is it? A cat. Is it red? no"};
     static const char *const specials[] = {"<image>", "<s>",          "</s>",
                                            "<pad>",   "<|im_start|>", "<|im_end|>"};
-    return pc_tokenizer_train(&tok, texts, 1, 300, specials, 6);
+    return pc_tokenizer_train(&tok, texts, 1, 300, specials, 6) != PC_OK;
 }
 
 static int teardown(void **state)

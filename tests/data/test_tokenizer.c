@@ -19,9 +19,11 @@
 #include <cmocka.h>
 
 static const char *const specials[] = {"<image>", "<s>", "</s>", "<pad>"};
+#define WORDS                                                                                      \
+    "low low low low low lower lower newest newest newest newest newest newest widest widest "     \
+    "widest"
 static const char *const corpus[] = {
-    "low low low low low lower lower newest newest newest newest newest newest widest widest "
-    "widest",
+    WORDS,
     "low\nlow\nlow\nlow\nlow\nlow\nlow\nlow\nlow",
     "<image>\nIs there a large red star? yes",
     "Is there a small blue circle? no",
