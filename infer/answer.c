@@ -96,7 +96,10 @@ static pc_status lay_out(prompt *p, const answerer *a, const answer_item *item, 
     p->item = index;
     p->image = !see ? NULL : o->view == ANSWER_GREY ? "" : item->image;
     if (!text) return pc_fail(PC_ERR_MEMORY, "a question of %zu bytes", size);
-    snprintf(text, size, "%s%s%s", see ? IMAGE_MARK "\n" : "", item->question, suffix);
+    // White space at the ends of a question goes, as it does in training.
+    const int n = snprintf(text, size, "%s%s%s", see ? IMAGE_MARK "\n" : "",
+                           item->question + strspn(item->question, " \t\r\n\v\f"), suffix);
+    for (int i = n; i > 0 && isspace((unsigned char)text[i - 1]); i--) text[i - 1] = '\0';
     const pc_message m = {PC_ROLE_USER, text};
     const pc_status st = pc_template_render(a->bundle->template, &p->text, a->bundle->tokenizer, &m,
                                             1, true, (int32_t)a->bundle->model.config.vlm.image_id);

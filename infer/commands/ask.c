@@ -90,14 +90,18 @@ static pc_status check_images(const pc_bundle *b, int images)
     return PC_OK;
 }
 
-// "<image>\n" for each image, then the words.
+// "<image>\n" for each image, then the words without white space at their ends, as in training.
 static char *with_marks(const char *text, int images)
 {
-    const size_t mark = strlen(IMAGE_MARK "\n"), size = (size_t)images * mark + strlen(text) + 1;
-    char *out = malloc(size);
+    text += strspn(text, " \t\r\n\v\f");
+    size_t n = strlen(text);
+    while (n > 0 && strchr(" \t\r\n\v\f", text[n - 1])) n--;
+    const size_t mark = strlen(IMAGE_MARK "\n"), head = (size_t)images * mark;
+    char *out = malloc(head + n + 1);
     if (!out) return NULL;
     for (int i = 0; i < images; i++) memcpy(out + (size_t)i * mark, IMAGE_MARK "\n", mark);
-    memcpy(out + (size_t)images * mark, text, strlen(text) + 1);
+    memcpy(out + head, text, n);
+    out[head + n] = '\0';
     return out;
 }
 
