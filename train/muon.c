@@ -65,8 +65,9 @@ static double look_ahead(pc_tensor X, pc_tensor m, pc_tensor g, const muon_hyper
     float *x = X.data, *momentum = m.data;
     const float *grad = g.data, keep = (float)h->beta, take = (float)(1.0 - h->beta);
     const float scale = (float)h->grad_scale;
+    const int64_t n = pc_numel(X);
     double sum = 0.0;
-    for (int64_t i = 0; i < pc_numel(X); i++) {
+    for (int64_t i = 0; i < n; i++) {
         const float gi = scale * grad[i];
         momentum[i] = keep * momentum[i] + take * gi;
         x[i] = take * gi + keep * momentum[i];
@@ -88,15 +89,15 @@ static void update(pc_ctx *ctx, const muon *u, const muon_matrix *a, const muon_
     const double norm = look_ahead(X, pc_rows(p->m, a->row, a->row + a->rows),
                                    pc_rows(p->weight->g, a->row, a->row + a->rows), h);
     const float inverse = (float)(1.0 / (norm + 1e-7));
-    for (int64_t i = 0; i < pc_numel(X); i++) ((float *)X.data)[i] *= inverse;
+    const int64_t n = pc_numel(X);
+    float *x = X.data, *weight = w.data;
+    for (int64_t i = 0; i < n; i++) x[i] *= inverse;
     muon_orthogonal(ctx, X);
 
     const double lr = h->lr * p->lr_scale, side = (double)(a->rows > a->cols ? a->rows : a->cols);
     const float keep = (float)(1.0 - (p->decay ? lr * h->weight_decay : 0.0));
     const float step = (float)(lr * 0.2 * sqrt(side));
-    float *weight = w.data;
-    const float *x = X.data;
-    for (int64_t i = 0; i < pc_numel(w); i++) weight[i] = keep * weight[i] - step * x[i];
+    for (int64_t i = 0; i < n; i++) weight[i] = keep * weight[i] - step * x[i];
     pc_arena_release(ctx->scratch, mark);
 }
 
