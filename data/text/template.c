@@ -5,12 +5,13 @@
  *   plain      <s><image>[[A\n]]                      the user's words are dropped, the image stays
  *   chatml     <|im_start|>system\nSYSTEM<|im_end|>\n<|im_start|>user\n<image>\nQ<|im_end|>\n
  *              <|im_start|>assistant\n[[A<|im_end|>]]\n
- *   short      <image>Q\n[[ A</s>]]Q\n[[ A</s>]]      two tokens around a turn, for small models
+ *   short      <image> Q\n[[ A</s>]] Q\n[[ A</s>]]    two tokens around a turn, for small models
  *
  * Text is tokenised segment by segment. Segments end at special tokens, at image places and where the learned
  * part begins, before the space of an answer: a byte-level tokenizer cuts there by itself, so the ids are those
  * of the whole text. What is written by users never becomes a special token. The newline of `plain` and `short`
- * is a segment of its own: one token always, so that generation knows where to stop.
+ * is a segment of its own: one token always, so that generation knows where to stop. In `short` a text that begins
+ * with a letter has a space before it, so that "Red" at the beginning and within a text is one and the same token.
  */
 #include "data/text/template.h"
 
@@ -280,6 +281,14 @@ static pc_status short_begin(renderer *r, const char *system)
     return end_segment(r, false);
 }
 
+/* The space before a word. A digit is a token by itself and would only pay for one. */
+static pc_status say_space(renderer *r, const char *text, size_t size)
+{
+    const unsigned char c = size ? (unsigned char)*text : 0;
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c >= 0x80;
+    return letter ? say(r, " ") : PC_OK;
+}
+
 static pc_status short_user(renderer *r, const char *text, bool first)
 {
     size_t size;
@@ -295,7 +304,8 @@ static pc_status short_user(renderer *r, const char *text, bool first)
         text++;
         size--;
     }
-    pc_status st = say_with_images(r, text, size);
+    pc_status st = say_space(r, text, size);
+    if (!st) st = say_with_images(r, text, size);
     return st ? st : end_segment(r, false);
 }
 
@@ -310,7 +320,8 @@ static pc_status short_answer(renderer *r, const char *text)
     size_t size;
     text = trimmed(text, &size);
     pc_status st;
-    if ((st = say(r, " ")) || (st = add_text(r, text, size)) || (st = end_segment(r, true)))
+    if ((st = say_space(r, text, size)) || (st = add_text(r, text, size)) ||
+        (st = end_segment(r, true)))
         return st;
     return add_token(r, r->stop_id, true);
 }

@@ -7,7 +7,7 @@
  *
  * Built in: vicuna_v1, plain, chatml, short (spec: llava.md 4). `short` is percept's own for small models and
  * spends two tokens on a turn beside its words:
- *   <image> question "\n" " answer" <eos>
+ *   <image> " question" "\n" " answer" <eos>        no space before what begins with no letter
  */
 #ifndef PC_DATA_TEMPLATE_H
 #define PC_DATA_TEMPLATE_H

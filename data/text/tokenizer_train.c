@@ -1,7 +1,8 @@
 /*
  * tokenizer_train.c - a byte-level BPE from texts (Sennrich et al. 2016, on bytes; spec: tokenizers.md 7).
  *
- *   words    texts in NFC, split with Qwen2's pattern; every different word once, with its count
+ *   words    texts in NFC, split with Qwen2's pattern; every different word once, with its count. A text's first
+ *            word counts with a space before it too: templates put texts behind others
  *   loop     the pair of neighbouring symbols that occurs most often (ties: the smaller pair of ids)
  *            becomes a symbol; the words that have it are rewritten
  *   ids      256 bytes in the order of their alphabet, the merges' results, special tokens
@@ -162,6 +163,31 @@ static pc_status count_word(void *arg, const char *word, size_t size)
     return PC_OK;
 }
 
+typedef struct first_word {
+    trainer *w;
+    bool seen;
+} first_word;
+
+static pc_status count_first(void *arg, const char *word, size_t size)
+{
+    first_word *f = arg;
+    if (f->seen) return PC_OK;
+    f->seen = true;
+    return count_word(f->w, word, size);
+}
+
+/* The first word of a text as it looks behind another text. */
+static pc_status count_behind_space(trainer *w, const char *text, size_t size)
+{
+    char word[130] = " "; // longer words are of no account here
+    size_t n = 0;
+    while (n < size && n < sizeof word - 2 && (unsigned char)text[n] > ' ') n++;
+    if (n == 0 || n == sizeof word - 2) return PC_OK;
+    memcpy(word + 1, text, n);
+    first_word f = {w, false};
+    return pc_words_each(&w->rules, word, n + 1, count_first, &f);
+}
+
 static pc_status count_piece(trainer *w, const char *text, size_t size)
 {
     const char *normal;
@@ -169,6 +195,7 @@ static pc_status count_piece(trainer *w, const char *text, size_t size)
     size_t n;
     pc_status st = pc_words_normalise(&w->rules, &normal, &n, &owned, text, size);
     if (!st) st = pc_words_each(&w->rules, normal, n, count_word, w);
+    if (!st) st = count_behind_space(w, normal, n);
     free(owned);
     return st;
 }

@@ -222,15 +222,15 @@ static void test_render(void **state)
         "\"content\": \"a cat\"}]\n\n{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": "
         "\"image\"}, {\"type\": \"text\", \"text\": \"Is it red?\"}]}]}\n");
     ran r = run(NULL, "render short --tokenizer tok.json --messages talks.jsonl");
-    expect(&r, 0, "<image>What is it?\n[[ a cat</s>]]\n", NULL);
-    expect(&r, 0, "<image>Is it red?", NULL);
+    expect(&r, 0, "<image> What is it?\n[[ a cat</s>]]\n", NULL);
+    expect(&r, 0, "<image> Is it red?", NULL);
     done(&r);
     r = run(NULL, "render short --tokenizer tok.json --messages talks.jsonl --json --generate");
     json_error_t error;
     json_t *row = json_loads(r.out, JSON_DISABLE_EOF_CHECK, &error);
-    expect(&r, 0, "\"text\":\"<image>Is it red?\\n\"", NULL);
+    expect(&r, 0, "\"text\":\"<image> Is it red?\\n\"", NULL);
     assert_string_equal(json_string_value(json_object_get(row, "text")),
-                        "<image>What is it?\n a cat</s>\n");
+                        "<image> What is it?\n a cat</s>\n");
     const json_t *spans = json_object_get(row, "supervised");
     assert_int_equal(json_array_size(spans), 1);
     const json_int_t end = json_integer_value(json_array_get(json_array_get(spans, 0), 1));

@@ -64,8 +64,8 @@ static void test_rows(void **state)
     pc_model_config m = set_vlm();
     pc_loader_config c = in_order();
     const char *rows =
-        "****What is it?\n a cat</s>Is it red?\n no</s>Is it large?\n a cat</s>How many?\n "
-        "no</s>Where is it?\n a cat</s>";
+        "**** What is it?\n a cat</s> Is it red?\n no</s> Is it large?\n a cat</s> How many?\n "
+        "no</s> Where is it?\n a cat</s>";
     const char *labels = " a cat</s> no</s> a cat</s> no</s> a cat</s>";
     for (int branches = 0; branches < 2; branches++) {
         c.branches = branches;
@@ -90,7 +90,7 @@ static void test_rows(void **state)
         } else {
             assert_int_equal(pos, 4 + end - lo); // goes on from the image
             char *own = set_row_text(v, lo, end + 1);
-            assert_string_equal(own, "Where is it?\n a cat</s>");
+            assert_string_equal(own, " Where is it?\n a cat</s>");
             free(own);
             assert_int_equal(pc_i32(v->mask.plo)[end], 0);
             assert_int_equal(pc_i32(v->mask.phi)[end], 4);
@@ -211,7 +211,7 @@ static void test_truncation_by_whole_turns(void **state)
     (void)state;
     pc_dataset d = set_data("talk.json", 1.0);
     pc_model_config m = set_vlm();
-    const char *two = "What is it?\n a cat</s>Is it red?\n no</s>";
+    const char *two = " What is it?\n a cat</s> Is it red?\n no</s>";
     for (int branches = 0; branches < 2; branches++)
         for (int short_by = 0; short_by < 2; short_by++) {
             pc_loader_config c = in_order();
@@ -220,8 +220,8 @@ static void test_truncation_by_whole_turns(void **state)
             pc_loader *l = set_loader(&d, &m, "short", &c, 0);
             const pc_vlm_batch *v = &set_next(l)->micro[0].vlm;
             check_rows(v, 1,
-                       short_by ? "****What is it?\n a cat</s>"
-                                : "****What is it?\n a cat</s>Is it red?\n no</s>",
+                       short_by ? "**** What is it?\n a cat</s>"
+                                : "**** What is it?\n a cat</s> Is it red?\n no</s>",
                        short_by ? " a cat</s>" : " a cat</s> no</s>");
             pc_loader_close(l);
         }
@@ -243,13 +243,13 @@ static void test_turns_that_never_fit(void **state)
     pc_dataset d = set_data("long.jsonl", 2.0);
     pc_model_config m = set_vlm();
     pc_loader_config c = in_order();
-    c.max_tokens = 4 + ids_in("Is it red?\n no</s>How many?\n two</s>");
+    c.max_tokens = 4 + ids_in(" Is it red?\n no</s> How many?\n two</s>");
     for (int branches = 0; branches < 2; branches++) {
         c.branches = branches;
         pc_loader *l = set_loader(&d, &m, "short", &c, 0);
         check_rows(&set_next(l)->micro[0].vlm, 0,
-                   branches ? "****Is it red?\n no</s>How many?\n two</s>"
-                            : "****Is it red?\n no</s>",
+                   branches ? "**** Is it red?\n no</s> How many?\n two</s>"
+                            : "**** Is it red?\n no</s>",
                    branches ? " no</s> two</s>" : " no</s>");
         pc_loader_close(l);
     }
@@ -283,7 +283,7 @@ static void test_nothing_left_to_learn(void **state)
         const pc_batch *b = set_next(l);
         assert_int_equal(b->images, 0);
         assert_false(pc_present(b->micro[0].vlm.pixels));
-        check_rows(&b->micro[0].vlm, 0, "Is it red?\n no</s>", " no</s>");
+        check_rows(&b->micro[0].vlm, 0, " Is it red?\n no</s>", " no</s>");
     }
     pc_loader_close(l);
     pc_dataset_close(&d);
@@ -296,7 +296,7 @@ static void test_rows_and_positions_differ(void **state)
     pc_dataset d = set_data("talk.json", 1.0);
     pc_model_config m = set_vlm();
     pc_loader_config c = in_order();
-    const int64_t ids = ids_in("What is it?\n a cat</s>Is it red?\n no</s>");
+    const int64_t ids = ids_in(" What is it?\n a cat</s> Is it red?\n no</s>");
     for (int two = 0; two < 2; two++) {
         m.vlm.decoder.rope_2d = two;
         m.vlm.decoder.T = 2 + ids;
@@ -304,8 +304,8 @@ static void test_rows_and_positions_differ(void **state)
         const pc_vlm_batch *v = &set_next(l)->micro[0].vlm;
         assert_int_equal(pc_present(v->pos_y), two);
         check_rows(v, 0,
-                   two ? "****What is it?\n a cat</s>Is it red?\n no</s>"
-                       : "****What is it?\n a cat</s>",
+                   two ? "**** What is it?\n a cat</s> Is it red?\n no</s>"
+                       : "**** What is it?\n a cat</s>",
                    two ? " a cat</s> no</s>" : " a cat</s>");
         int64_t rows, images, supervised;
         pc_loader_worst(l, &rows, &images, &supervised);
@@ -331,7 +331,7 @@ static void test_marks_and_systems(void **state)
     pc_loader_config c = in_order();
     pc_loader *l = set_loader(&d, &m, "short", &c, 0);
     const pc_vlm_batch *v = &set_next(l)->micro[0].vlm;
-    check_rows(v, 0, "****Is it\n no</s>", " no</s>");
+    check_rows(v, 0, "**** Is it\n no</s>", " no</s>");
     check_rows(v, 1, "two\n****\n no</s>", " no</s>");
     pc_loader_close(l);
     pc_dataset_close(&d);

@@ -63,8 +63,8 @@ static void test_texts(void **state)
           "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<image>\n"
           "What is it?<|im_end|>\n<|im_start|>assistant\n[[A cat.<|im_end|>]]\n");
     check("short", two_turns, 4, false,
-          "<image>What is it?\n[[ A cat.</s>]]Is it red?\n[[ no</s>]]");
-    check("short", two_turns, 1, true, "<image>What is it?\n");
+          "<image> What is it?\n[[ A cat.</s>]] Is it red?\n[[ no</s>]]");
+    check("short", two_turns, 1, true, "<image> What is it?\n");
 }
 
 static void test_system(void **state)
@@ -74,7 +74,9 @@ static void test_system(void **state)
                             {PC_ROLE_USER, "Hi"},
                             {PC_ROLE_ASSISTANT, "Yes"}};
     check("vicuna_v1", m, 3, false, "<s>Be brief. USER: Hi ASSISTANT:[[ Yes</s>]]");
-    check("short", m, 3, false, "Be brief.\nHi\n[[ Yes</s>]]");
+    check("short", m, 3, false, "Be brief.\n Hi\n[[ Yes</s>]]");
+    const pc_message count[] = {{PC_ROLE_USER, "2 + 3?"}, {PC_ROLE_ASSISTANT, "5"}};
+    check("short", count, 2, false, "2 + 3?\n[[5</s>]]"); // no space before a digit
     const pc_message none[] = {{PC_ROLE_SYSTEM, ""}, {PC_ROLE_USER, "Hi"}};
     check("vicuna_v1", none, 2, true, "<s>USER: Hi ASSISTANT:");
 }

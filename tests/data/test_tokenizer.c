@@ -88,6 +88,18 @@ static void test_merges_by_hand(void **state)
     pc_tokenizer_close(t);
 }
 
+/* What begins a text is learned as it looks behind another text too: " yes" although only "yes" was shown. */
+static void test_first_words_behind_a_space(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"yes", "yes", "2", "no", "no"};
+    pc_tokenizer *t = NULL;
+    if (pc_tokenizer_train(&t, texts, 5, 400, NULL, 0)) fail_msg("%s", pc_error_text());
+    check_pieces(t, "yes yes no no", "yes| yes| no| no");
+    check_pieces(t, "no 2", "no| |2");
+    pc_tokenizer_close(t);
+}
+
 static void test_training_is_deterministic(void **state)
 {
     (void)state;
@@ -617,6 +629,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_merges_by_hand),
+        cmocka_unit_test(test_first_words_behind_a_space),
         cmocka_unit_test(test_training_is_deterministic),
         cmocka_unit_test(test_ids_of_a_trained_one),
         cmocka_unit_test(test_specials_are_not_learned_from),

@@ -168,7 +168,7 @@ static void preview(void)
         "{\"from\": \"human\", \"value\": \"What colour?\"}, {\"from\": \"gpt\", \"value\": \"dark "
         "red\"}]}]";
     static const char *const shown[2][2] = {
-        {"short", "<image>How many?\n[[ two</s>]]What colour?\n[[ dark red</s>]]"},
+        {"short", "<image> How many?\n[[ two</s>]] What colour?\n[[ dark red</s>]]"},
         {"chatml", "<|im_end|>\n<|im_start|>assistant\n[[two<|im_end|>]]"}};
     for (int k = 0; k < 4; k++) {
         recipe r;
