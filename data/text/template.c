@@ -5,13 +5,14 @@
  *   plain      <s><image>[[A\n]]                      the user's words are dropped, the image stays
  *   chatml     <|im_start|>system\nSYSTEM<|im_end|>\n<|im_start|>user\n<image>\nQ<|im_end|>\n
  *              <|im_start|>assistant\n[[A<|im_end|>]]\n
- *   short      <image> Q\n[[ A</s>]] Q\n[[ A</s>]]    two tokens around a turn, for small models
+ *   short      <image> Q\n[[ A</s>]] Q\n[[ A</s>]]    one or two tokens around a turn, for small models
  *
  * Text is tokenised segment by segment. Segments end at special tokens, at image places and where the learned
  * part begins, before the space of an answer: a byte-level tokenizer cuts there by itself, so the ids are those
- * of the whole text. What is written by users never becomes a special token. The newline of `plain` and `short`
- * is a segment of its own: one token always, so that generation knows where to stop. In `short` a text that begins
- * with a letter has a space before it, so that "Red" at the beginning and within a text is one and the same token.
+ * of the whole text. What is written by users never becomes a special token. The newline of `plain` is a segment of
+ * its own: one token always, so that generation knows where to stop. In `short` a text that begins with a letter
+ * has a space before it, so that a word at the beginning and within a text is one and the same token; and the
+ * newline belongs to the question's segment, so that a tokenizer may have one token for "?\n".
  */
 #include "data/text/template.h"
 
@@ -305,8 +306,7 @@ static pc_status short_user(renderer *r, const char *text, bool first)
         size--;
     }
     pc_status st = say_space(r, text, size);
-    if (!st) st = say_with_images(r, text, size);
-    return st ? st : end_segment(r, false);
+    return st ? st : say_with_images(r, text, size);
 }
 
 static pc_status short_invite(renderer *r)

@@ -6,7 +6,7 @@
  * segments of their own and atomic.
  *
  * Built in: vicuna_v1, plain, chatml, short (spec: llava.md 4). `short` is percept's own for small models and
- * spends two tokens on a turn beside its words:
+ * spends one or two tokens on a turn beside its words ("?\n" may be one):
  *   <image> " question" "\n" " answer" <eos>        no space before what begins with no letter
  */
 #ifndef PC_DATA_TEMPLATE_H

@@ -61,8 +61,8 @@ void pc_stream_flush(pc_stream_decoder *d, char *buf, size_t size);
 
 // Trains a byte-level BPE on texts: 256 byte tokens, then merges by falling count (ties: the pair that sorts
 // first), then special tokens. vocab counts all three. Deterministic. Special tokens written in the texts are
-// left out; the first word of a text counts with a space before it too, as templates will show it. Fewer tokens
-// come out when no pair of neighbours is left that occurs twice.
+// left out; the first word of a text counts with a space before it too, marks at its end with a newline behind
+// them, as templates will show them. Fewer tokens come out when no pair of neighbours is left that occurs twice.
 pc_status pc_tokenizer_train(pc_tokenizer **out, const char *const *texts, int64_t n, int32_t vocab,
                              const char *const *specials, int n_specials);
 

@@ -2,7 +2,8 @@
  * tokenizer_train.c - a byte-level BPE from texts (Sennrich et al. 2016, on bytes; spec: tokenizers.md 7).
  *
  *   words    texts in NFC, split with Qwen2's pattern; every different word once, with its count. A text's first
- *            word counts with a space before it too: templates put texts behind others
+ *            word counts with a space before it too, and marks at its end with a newline behind them ("?\n"):
+ *            templates put texts behind others
  *   loop     the pair of neighbouring symbols that occurs most often (ties: the smaller pair of ids)
  *            becomes a symbol; the words that have it are rewritten
  *   ids      256 bytes in the order of their alphabet, the merges' results, special tokens
@@ -188,6 +189,31 @@ static pc_status count_behind_space(trainer *w, const char *text, size_t size)
     return pc_words_each(&w->rules, word, n + 1, count_first, &f);
 }
 
+typedef struct last_word {
+    const char *word;
+    size_t size;
+} last_word;
+
+static pc_status note_last(void *arg, const char *word, size_t size)
+{
+    *(last_word *)arg = (last_word){word, size};
+    return PC_OK;
+}
+
+/* The marks at the end of a text as they look before a newline; a newline behind a letter stands alone. */
+static pc_status count_before_newline(trainer *w, const char *text, size_t size)
+{
+    char tail[66];
+    size_t n = size < sizeof tail - 2 ? size : sizeof tail - 2;
+    while (n > 0 && ((unsigned char)text[size - n] & 0xC0) == 0x80) n--; // whole characters
+    memcpy(tail, text + size - n, n);
+    tail[n] = '\n';
+    last_word last = {0};
+    pc_status st = pc_words_each(&w->rules, tail, n + 1, note_last, &last);
+    if (st || last.size < 2 || last.word[0] == '\n') return st;
+    return count_word(w, last.word, last.size);
+}
+
 static pc_status count_piece(trainer *w, const char *text, size_t size)
 {
     const char *normal;
@@ -196,6 +222,7 @@ static pc_status count_piece(trainer *w, const char *text, size_t size)
     pc_status st = pc_words_normalise(&w->rules, &normal, &n, &owned, text, size);
     if (!st) st = pc_words_each(&w->rules, normal, n, count_word, w);
     if (!st) st = count_behind_space(w, normal, n);
+    if (!st && n > 0) st = count_before_newline(w, normal, n);
     free(owned);
     return st;
 }

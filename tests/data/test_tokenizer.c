@@ -88,15 +88,18 @@ static void test_merges_by_hand(void **state)
     pc_tokenizer_close(t);
 }
 
-/* What begins a text is learned as it looks behind another text too: " yes" although only "yes" was shown. */
+/* What begins a text is learned as it looks behind another text too: " yes" although only "yes" was shown; marks
+ * at its end as they look before a newline. */
 static void test_first_words_behind_a_space(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"yes", "yes", "2", "no", "no"};
+    static const char *const texts[] = {"yes", "yes", "2", "no", "no", "yes?", "no?", "a .", "b ."};
     pc_tokenizer *t = NULL;
-    if (pc_tokenizer_train(&t, texts, 5, 400, NULL, 0)) fail_msg("%s", pc_error_text());
+    if (pc_tokenizer_train(&t, texts, 9, 400, NULL, 0)) fail_msg("%s", pc_error_text());
     check_pieces(t, "yes yes no no", "yes| yes| no| no");
     check_pieces(t, "no 2", "no| |2");
+    check_pieces(t, "no?\nyes\n", "no|?\n|yes|\n");
+    check_pieces(t, "no? no .\n", "no|?| no| .\n");
     pc_tokenizer_close(t);
 }
 
