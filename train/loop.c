@@ -140,6 +140,7 @@ static pc_status train(trainer *t)
     run *u = &t->u;
     pc_status st = PC_OK;
     pc_progress_open(&t->bar, recipe_word("stage", u->recipe->top.stage), "steps", u->steps);
+    pc_progress_resume(&t->bar, u->state.step);
     while (u->state.step < u->steps && !stop_asked) {
         step_metrics m;
         char note[96];

@@ -71,7 +71,7 @@ static void clock_text(char *out, size_t size, double seconds)
 static void show(pc_progress *p, const char *note, bool last)
 {
     const double seconds = pc_seconds() - p->started;
-    const double rate = seconds > 0 ? (double)p->done / seconds : 0.0;
+    const double rate = seconds > 0 ? (double)(p->done - p->first) / seconds : 0.0;
     char time[32], text[512];
     clock_text(time, sizeof time,
                last || rate <= 0 ? seconds : (double)(p->total - p->done) / rate);
@@ -102,6 +102,11 @@ void pc_progress_open(pc_progress *p, const char *label, const char *unit, int64
     snprintf(p->label, sizeof p->label, "%s", label);
     snprintf(p->unit, sizeof p->unit, "%s", unit);
     p->started = p->shown = pc_seconds();
+}
+
+void pc_progress_resume(pc_progress *p, int64_t done)
+{
+    p->first = p->done = done;
 }
 
 void pc_progress_update(pc_progress *p, int64_t done, const char *note)
