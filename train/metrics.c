@@ -121,6 +121,8 @@ static void put_validation(text_line *l, const validation *v)
     if (!v->answers) {
         put(l, ", \"val_recall_image\": %.6f, \"val_recall_text\": %.6f", v->recall_image,
             v->recall_text);
+        put(l, ", \"val_recall5_image\": %.6f, \"val_recall5_text\": %.6f", v->recall5_image,
+            v->recall5_text);
         return;
     }
     put(l, ", \"val_accuracy\": %.6f, \"val_answers\": %lld, \"val_token_accuracy\": %.6f",

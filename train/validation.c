@@ -16,7 +16,7 @@ double validation_accuracy(const validation *v)
 
 double validation_recall(const validation *v)
 {
-    return 0.5 * (v->recall_image + v->recall_text);
+    return 0.25 * (v->recall_image + v->recall_text + v->recall5_image + v->recall5_text);
 }
 
 // ---- tokens --------------------------------------------------------------------------------------
@@ -166,11 +166,24 @@ static void embed_share(engine *e, replica *r, int used, void *arg)
     }
 }
 
-// Share of rows of A whose own row of B is the nearest of all (n,E each).
+// How many of B's rows are nearer to a row of A than its own one is (n,E each); counted up to RANKS.
+enum { RANKS = 5, LANES = 8 };
+
 typedef struct recall_work {
     pc_tensor A, B;
-    uint8_t *first;
+    uint8_t *rank;
 } recall_work;
+
+static float dot(const float *a, const float *b, int64_t n)
+{
+    float lane[LANES] = {0}, sum = 0.0f;
+    int64_t k = 0;
+    for (; k + LANES <= n; k += LANES)
+        for (int i = 0; i < LANES; i++) lane[i] += a[k + i] * b[k + i];
+    for (int i = 0; i < LANES; i++) sum += lane[i];
+    for (; k < n; k++) sum += a[k] * b[k];
+    return sum;
+}
 
 static void recall_rows(void *arg, int64_t begin, int64_t end, int worker)
 {
@@ -178,27 +191,27 @@ static void recall_rows(void *arg, int64_t begin, int64_t end, int worker)
     const int64_t n = w->A.dim[0], E = w->A.dim[1];
     (void)worker;
     for (int64_t i = begin; i < end; i++) {
-        const float *a = pc_f32(w->A, i);
-        double own = 0.0;
-        for (int64_t k = 0; k < E; k++) own += (double)a[k] * (double)pc_f32(w->B, i)[k];
-        bool first = true;
-        for (int64_t j = 0; j < n && first; j++) {
-            const float *b = pc_f32(w->B, j);
-            double dot = 0.0;
-            for (int64_t k = 0; k < E; k++) dot += (double)a[k] * (double)b[k];
-            first = j == i || !(dot > own);
-        }
-        w->first[i] = first;
+        const float *a = pc_f32(w->A, i), own = dot(a, pc_f32(w->B, i), E);
+        int nearer = 0;
+        for (int64_t j = 0; j < n && nearer < RANKS; j++)
+            nearer += j != i && dot(a, pc_f32(w->B, j), E) > own;
+        w->rank[i] = (uint8_t)nearer;
     }
 }
 
-static double recall_at_1(pc_pool *pool, pc_tensor A, pc_tensor B, uint8_t *first)
+static void recall(double *at_1, double *at_5, pc_pool *pool, pc_tensor A, pc_tensor B,
+                   uint8_t *rank)
 {
-    recall_work w = {A, B, first};
-    int64_t hits = 0;
-    pc_parallel(pool, A.dim[0], 16, recall_rows, &w);
-    for (int64_t i = 0; i < A.dim[0]; i++) hits += first[i];
-    return A.dim[0] ? (double)hits / (double)A.dim[0] : 0.0;
+    recall_work w = {A, B, rank};
+    const int64_t n = A.dim[0];
+    int64_t first = 0, five = 0;
+    pc_parallel(pool, n, 16, recall_rows, &w);
+    for (int64_t i = 0; i < n; i++) {
+        first += rank[i] == 0;
+        five += rank[i] < RANKS;
+    }
+    *at_1 = n ? (double)first / (double)n : 0.0;
+    *at_5 = n ? (double)five / (double)n : 0.0;
 }
 
 pc_status validation_embed(run *u, pc_tensor U, pc_tensor V, int64_t *row_sample, int64_t *rows,
@@ -238,11 +251,11 @@ static pc_status score_towers(validation *out, run *u)
     const int64_t n = u->shown.count, E = u->model->config.clip.text.E;
     float *numbers = malloc((size_t)(2 * n * E + 1) * sizeof *numbers);
     int64_t *row_sample = malloc((size_t)(n + 1) * sizeof *row_sample), rows = 0;
-    uint8_t *first = malloc((size_t)n + 1);
-    if (!numbers || !row_sample || !first) {
+    uint8_t *rank = malloc((size_t)n + 1);
+    if (!numbers || !row_sample || !rank) {
         free(numbers);
         free(row_sample);
-        free(first);
+        free(rank);
         return pc_fail(PC_ERR_MEMORY, "validation embeddings");
     }
     const pc_tensor U = pc_view2(numbers, PC_F32, n, E);
@@ -251,12 +264,12 @@ static pc_status score_towers(validation *out, run *u)
     if (!st) {
         const pc_tensor A = pc_rows(U, 0, rows), B = pc_rows(V, 0, rows);
         out->samples = rows;
-        out->recall_image = recall_at_1(u->pool, A, B, first);
-        out->recall_text = recall_at_1(u->pool, B, A, first);
+        recall(&out->recall_image, &out->recall5_image, u->pool, A, B, rank);
+        recall(&out->recall_text, &out->recall5_text, u->pool, B, A, rank);
     }
     free(numbers);
     free(row_sample);
-    free(first);
+    free(rank);
     return st;
 }
 
@@ -293,8 +306,9 @@ bool validation_improves(const validation *v, run *u)
 const char *validation_text(char *buf, size_t size, const validation *v, const run *u)
 {
     if (u->model->config.kind == PC_MODEL_CLIP)
-        snprintf(buf, size, "recall at 1 %.1f %% / %.1f %% of %lld, loss %.3f",
-                 100.0 * v->recall_image, 100.0 * v->recall_text, (long long)v->samples, v->loss);
+        snprintf(buf, size, "recall at 1 %.1f / %.1f %%, at 5 %.1f / %.1f %% of %lld, loss %.3f",
+                 100.0 * v->recall_image, 100.0 * v->recall_text, 100.0 * v->recall5_image,
+                 100.0 * v->recall5_text, (long long)v->samples, v->loss);
     else
         snprintf(buf, size, "answers right %.1f %% of %lld, loss %.3f",
                  100.0 * validation_accuracy(v), (long long)v->answers, v->loss);

@@ -4,8 +4,8 @@
  *   tokens     loss: mean -ln p of the supervised tokens. An answer counts as right when every supervised token
  *              of it, its end included, is the likeliest one given the true tokens before it: that is exactly
  *              when greedy decoding writes it. By question type.
- *   towers     loss: as in training, over whole batches. Recall at 1: the share of images whose own caption
- *              is the nearest of all, and the other way round.
+ *   towers     loss: as in training, over whole batches. Recall at 1 (at 5): the share of images whose own
+ *              caption is the nearest (among the five nearest) of all, and the other way round.
  */
 #ifndef PC_TRAIN_VALIDATION_H
 #define PC_TRAIN_VALIDATION_H
@@ -27,11 +27,12 @@ typedef struct validation {
     validation_type types[VALIDATION_TYPES];
     int n_types;
     // towers
-    double recall_image, recall_text; // image to text, text to image
+    double recall_image, recall_text;   // at 1: image to text, text to image
+    double recall5_image, recall5_text; // at 5
 } validation;
 
 double validation_accuracy(const validation *v); // right / answers
-double validation_recall(const validation *v);   // mean of the two
+double validation_recall(const validation *v);   // mean of the four: at 1 and 5, both ways
 
 // Runs over run->shown once. Deterministic; leaves no trace in the training state.
 pc_status validation_run(validation *out, run *u);
