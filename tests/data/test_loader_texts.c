@@ -135,7 +135,7 @@ static void test_choices_of_turns(void **state)
         c.branches = branches;
         c.max_turns = 2;
         pc_loader *l = set_loader(&d, &m, "short", &c, 0);
-        int64_t shown[SET_TURNS] = {0};
+        int64_t shown[SET_TURNS] = {0}, pairs[SET_TURNS][SET_TURNS] = {{0}};
         enum { EPOCHS = 20 };
         for (int step = 0; step < EPOCHS * SET_IMAGES / 2; step++) {
             const pc_vlm_batch *v = &set_next(l)->micro[0].vlm;
@@ -154,6 +154,7 @@ static void test_choices_of_turns(void **state)
                 assert_int_equal(n, 2);
                 assert_memory_equal(text, "****", 4);
                 if (!branches) assert_int_equal(found[1], found[0] + 1);
+                pairs[found[0]][found[1]]++;
                 free(text);
             }
         }
@@ -163,6 +164,8 @@ static void test_choices_of_turns(void **state)
             const int64_t want = branches ? 96 : t == 0 || t == SET_TURNS - 1 ? 60 : 120;
             assert_in_range(shown[t], want - 32, want + 32);
         }
+        for (int a = 0; branches && a < SET_TURNS; a++) // 10 pairs, 24 times each, spread 4.6
+            for (int b = a + 1; b < SET_TURNS; b++) assert_in_range(pairs[a][b], 6, 46);
         pc_loader_close(l);
     }
     pc_dataset_close(&d);
