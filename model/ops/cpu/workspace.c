@@ -39,7 +39,7 @@ size_t pc_linear_workspace(const pc_ctx *ctx, int64_t N, int64_t I, int64_t O)
 
 size_t pc_norm_workspace(const pc_ctx *ctx, int64_t C)
 {
-    return threads(ctx) * times(2 * C, sizeof(double));
+    return threads(ctx) * (times(2 * C, sizeof(double)) + times(2 * C, sizeof(float)));
 }
 
 size_t pc_attention_forward_workspace(const pc_ctx *ctx, int64_t N, int64_t H, int64_t D, int64_t M,

@@ -14,7 +14,7 @@
 
 // linear and linear_act, both ways.
 size_t pc_linear_workspace(const pc_ctx *ctx, int64_t N, int64_t I, int64_t O);
-// layernorm_backward and rmsnorm_backward: per-thread sums of dg and db.
+// layernorm_backward and rmsnorm_backward: per-thread sums of dg and db, in double and in float.
 size_t pc_norm_workspace(const pc_ctx *ctx, int64_t C);
 // attention: tiles per thread. N query rows, M key rows.
 size_t pc_attention_forward_workspace(const pc_ctx *ctx, int64_t N, int64_t H, int64_t D, int64_t M,

@@ -1,0 +1,1 @@
+#include "model/ops/cpu/simd/act_body.h"

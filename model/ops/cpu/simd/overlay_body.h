@@ -1,0 +1,39 @@
+/*
+ * overlay_body.h - the slots that an instruction set does better (overlay.h).
+ */
+#include "model/ops/cpu/overlay.h"
+#include "model/ops/cpu/simd/simd.h"
+
+#if defined(__AVX512F__)
+#define OVERLAY      pc_avx512_overlay
+#define OVERLAY_GRAD pc_avx512_overlay_grad
+#else
+#define OVERLAY      pc_avx2_overlay
+#define OVERLAY_GRAD pc_avx2_overlay_grad
+#endif
+
+#define PUT(slot) ops->slot = S(slot)
+
+void OVERLAY(pc_ops *ops)
+{
+    PUT(linear_forward);
+    PUT(act_forward);
+    PUT(linear_act_forward);
+    PUT(swiglu_forward);
+    PUT(layernorm_forward);
+    PUT(rmsnorm_forward);
+    PUT(rope_forward);
+    PUT(add_forward);
+}
+
+void OVERLAY_GRAD(pc_grad_ops *ops)
+{
+    PUT(linear_backward);
+    PUT(act_backward);
+    PUT(swiglu_backward);
+    PUT(layernorm_backward);
+    PUT(rmsnorm_backward);
+    PUT(rope_backward);
+    PUT(adamw);
+    PUT(accumulate);
+}

@@ -1,0 +1,46 @@
+/*
+ * product.h - the matrix product of the SIMD kernels, with what follows it done while it is in cache.
+ *
+ *   C (M,N) = [C +] op(A) op(B) [+ bias] [+ add];   act = f(C)
+ *   op(A) (M,K): a[m lda + k], or with trans_a a[k lda + m];  op(B) (K,N) likewise; all row-major
+ *
+ * Blocks of B are packed into panels that stay in the second-level cache; a register tile runs over
+ * all K of a block; sums over K keep their order whatever the thread count. Faster than OpenBLAS 0.3.21
+ * on the shapes of small models, equal on large ones (tests/bench), so BLAS is not called at all.
+ */
+#ifndef PC_OPS_CPU_SIMD_PRODUCT_H
+#define PC_OPS_CPU_SIMD_PRODUCT_H
+
+#include "model/ops/cpu/portable.h"
+
+typedef struct pc_product {
+    int64_t M, N, K;
+    const float *a;
+    int64_t lda;
+    const float *b;
+    int64_t ldb;
+    float *c;
+    int64_t ldc;
+    bool trans_a, trans_b, accumulate;
+    const float *bias; // (N) or NULL
+    const float *add;  // (M,N) or NULL; may be c
+    int64_t ld_add;
+    float *act; // (M,N) or NULL; may be c
+    int64_t ld_act;
+    pc_act kind;
+} pc_product;
+
+void pc_product_avx2(pc_pool *pool, const pc_product *p);
+void pc_product_avx512(pc_pool *pool, const pc_product *p);
+
+// f of a row, in registers' reach: a[i] = f(z[i]).
+void pc_act_row_avx2(float *a, const float *z, int64_t n, pc_act kind);
+void pc_act_row_avx512(float *a, const float *z, int64_t n, pc_act kind);
+
+// Blocks: K terms by N columns of B are packed at a time, and a strip of A where its stride is bad.
+enum { PC_PACK_K = 256, PC_PACK_N = 384, PC_PACK_M = 16 };
+
+// This thread's packing space (pack.c): PC_PACK_K * PC_PACK_N floats, then PC_PACK_M * (PC_PACK_K + 16).
+float *pc_pack_space(void);
+
+#endif
