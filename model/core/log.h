@@ -16,7 +16,7 @@ void pc_log_quiet(bool quiet);                      // silences pc_log and bars,
 typedef struct pc_progress {
     char label[48], unit[16]; // "tune", "steps"
     int64_t total, done;
-    int64_t first; // done before this process began: no part of the rate
+    int64_t first;         // done before this process began: no part of the rate
     double started, shown; // seconds
     bool bar, closed;
 } pc_progress;

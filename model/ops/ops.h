@@ -207,7 +207,7 @@ struct pc_ctx {
     pc_arena *act; // what forward keeps for backward, and results
     pc_arena
         *scratch; // inside one call. A kernel's workspace comes from here too, in the amount its
-        // *_workspace() function (ops/cpu/workspace.h) states: the dry table takes as much
+    // *_workspace() function (ops/cpu/workspace.h) states: the dry table takes as much
     struct pc_taps *taps;   // NULL, or where named activations go (layers/taps.h)
     double flops;           // the dry backend counts here
     double dropout;         // probability in residual branches; 0 outside training

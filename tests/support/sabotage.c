@@ -148,8 +148,9 @@ typedef void install(pc_grad_ops *t);
 #define SABOTAGES(X)                                                                               \
     X(linear_backward, linear)                                                                     \
     X(act_backward, act)                                                                           \
-    X(swiglu_backward, swiglu) X(layernorm_backward, layernorm) X(rmsnorm_backward, rmsnorm)       \
-        X(rope_backward, rope) X(attention_backward, attention) X(embedding_backward, embedding)   \
+    X(swiglu_backward, swiglu)                                                                     \
+    X(layernorm_backward, layernorm) X(rmsnorm_backward, rmsnorm) X(rope_backward, rope)           \
+        X(attention_backward, attention) X(embedding_backward, embedding)                          \
             X(add_rows_backward, add_rows) X(gather_backward, gather) X(splice_backward, splice)   \
                 X(im2col_backward, im2col) X(resize_grid_backward, resize_grid)                    \
                     X(dropout_backward, dropout) X(l2norm_backward, l2norm)                        \
