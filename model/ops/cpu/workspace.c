@@ -42,18 +42,27 @@ size_t pc_norm_workspace(const pc_ctx *ctx, int64_t C)
     return threads(ctx) * (times(2 * C, sizeof(double)) + times(2 * C, sizeof(float)));
 }
 
+// Panels of keys (and values), and as many blocks of scores: `sides` of each. The portable tiles fit too.
+static size_t attention_workspace(const pc_ctx *ctx, int64_t D, int64_t M, int64_t sides)
+{
+    const size_t size = pc_dtype_size(ctx->real);
+    const int64_t keys = (M + PC_PANEL - 1) / PC_PANEL * PC_PANEL;
+    _Static_assert(PC_QUERY_BLOCK * PC_SCORE_STRIDE >= PC_TILE_Q * PC_TILE_K, "portable tiles fit");
+    return threads(ctx) * times(sides * (PC_QUERY_BLOCK * PC_SCORE_STRIDE + keys * D), size);
+}
+
 size_t pc_attention_forward_workspace(const pc_ctx *ctx, int64_t N, int64_t H, int64_t D, int64_t M,
                                       int64_t G)
 {
-    (void)N, (void)H, (void)D, (void)M, (void)G;
-    return threads(ctx) * times(PC_TILE_Q * PC_TILE_K, pc_dtype_size(ctx->real));
+    (void)N, (void)H, (void)G;
+    return attention_workspace(ctx, D, M, 1);
 }
 
 size_t pc_attention_backward_workspace(const pc_ctx *ctx, int64_t N, int64_t H, int64_t D,
                                        int64_t M, int64_t G)
 {
-    (void)N, (void)H, (void)D, (void)M, (void)G;
-    return threads(ctx) * times(2 * PC_TILE_Q * PC_TILE_K, pc_dtype_size(ctx->real));
+    (void)N, (void)H, (void)G;
+    return attention_workspace(ctx, D, M, 2);
 }
 
 // About 4 million logits at a time: W is read once a chunk, so chunks should not be too low.

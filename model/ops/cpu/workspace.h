@@ -34,6 +34,11 @@ size_t pc_square_sum_workspace(const pc_ctx *ctx, int64_t elements);
 // Tiles of the portable attention kernels: query rows by key rows.
 #define PC_TILE_Q 32
 #define PC_TILE_K 64
+// The SIMD ones: keys in a panel, panels at a time, floats between rows of scores, most rows of a block.
+#define PC_PANEL        16
+#define PC_PANELS       32
+#define PC_SCORE_STRIDE (PC_PANEL * PC_PANELS + 16)
+#define PC_QUERY_BLOCK  32
 
 // The block itself, aligned to PC_ALIGN. Take a mark of ctx->scratch before, release it after.
 void *pc_workspace(pc_ctx *ctx, size_t bytes);

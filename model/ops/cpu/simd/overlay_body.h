@@ -23,6 +23,7 @@ void OVERLAY(pc_ops *ops)
     PUT(layernorm_forward);
     PUT(rmsnorm_forward);
     PUT(rope_forward);
+    PUT(attention_forward);
     PUT(add_forward);
 }
 
@@ -34,6 +35,7 @@ void OVERLAY_GRAD(pc_grad_ops *ops)
     PUT(layernorm_backward);
     PUT(rmsnorm_backward);
     PUT(rope_backward);
+    PUT(attention_backward);
     PUT(adamw);
     PUT(accumulate);
 }

@@ -231,9 +231,8 @@ static void thin_columns(void *arg, int64_t begin, int64_t end, int worker)
             }
         }
     }
-    for (int64_t m = 0; p->act && m < p->M; m++)
-        S(pc_act_row)
-        (p->act + m * p->ld_act + begin, p->c + m * p->ldc + begin, end - begin, p->kind);
+    for (int64_t m = 0; p->act && m < p->M; m++) S(pc_act_row)
+    (p->act + m * p->ld_act + begin, p->c + m * p->ldc + begin, end - begin, p->kind);
 }
 
 /* Threads share C out as a grid of row_parts x column_parts, each part computed whole by one. */

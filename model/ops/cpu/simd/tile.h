@@ -123,13 +123,22 @@ PC_INLINE void pack_transposed(float *out, int64_t lanes, const float *in, int64
                                int64_t width, int64_t K)
 {
     for (int64_t v = 0; v < lanes; v += VW) {
-        int64_t k = 0;
-        if (v + VW <= width)
-            for (; k + VW <= K; k += VW)
-                transpose_square(out + k * lanes + v, lanes, in + v * ldi + k, ldi);
-        for (; k < K; k++)
-            for (int64_t i = v; i < v + VW; i++)
-                out[k * lanes + i] = i < width ? in[i * ldi + k] : 0;
+        const int64_t rows = pc_max64(0, pc_min64(VW, width - v));
+        for (int64_t k = 0; k < K; k += VW) {
+            const float *from = in + v * ldi + k;
+            float *to = out + k * lanes + v;
+            if (rows == VW && k + VW <= K) {
+                transpose_square(to, lanes, from, ldi);
+                continue;
+            }
+            float square[VW * VW], turned[VW * VW];
+            const int64_t columns = pc_min64(VW, K - k);
+            for (int64_t i = 0; i < VW; i++)
+                v_store(square + i * VW,
+                        i < rows ? v_load_tail(from + i * ldi, columns) : v_zero());
+            transpose_square(turned, VW, square, VW);
+            for (int64_t i = 0; i < columns; i++) v_store(to + i * lanes, v_load(turned + i * VW));
+        }
     }
 }
 
