@@ -1,5 +1,5 @@
 /*
- * test_dense.c - products, activations, norms and the optimiser of every instruction set, held to the
+ * test_dense.c - products, activations, norms, cross-entropy and the optimiser of every instruction set, held to the
  * portable kernels: sizes of 1, odd, tails and large, strided rows, guarded memory, one and two threads.
  */
 #include <math.h>
@@ -219,6 +219,31 @@ static void test_step(sides *s)
     guarded_close(&b);
 }
 
+static void test_xent(sides *s)
+{
+    const int64_t N = any_size(), C = any_size(), V = 1 + any_size() * (seed % 3 ? 1 : 9);
+    guarded x = guarded_open(N, C, 2, 1, seed++), w = guarded_open(V, C, 0, 0.3f, seed++);
+    guarded nll = guarded_vector(N, 1, seed++), coef = guarded_vector(N, 1, seed++);
+    guarded dx = guarded_open(N, C, 1, 1, seed++), dw = guarded_open(V, C, 0, 0.1f, seed++);
+    int32_t *labels = malloc((size_t)N * sizeof *labels);
+    if (!labels) abort();
+    for (int64_t n = 0; n < N; n++) labels[n] = n % 3 == 1 ? -1 : (int32_t)((n * 7) % V);
+    const pc_tensor l = pc_view1(labels, PC_I32, N);
+    s->ref.ops->linear_xent_forward(&s->ref, nll.ref, x.ref, w.ref, l);
+    s->simd.ops->linear_xent_forward(&s->simd, nll.simd, x.ref, w.ref, l);
+    CHECK(guarded_alike("linear_xent", &nll, 2e-6)); // V = 1: nll is 0 but for rounding
+    s->ref.grad_ops->linear_xent_backward(&s->ref, dx.ref, dw.ref, nll.ref, x.ref, w.ref, l,
+                                          coef.ref);
+    s->simd.grad_ops->linear_xent_backward(&s->simd, dx.simd, dw.simd, nll.simd, x.ref, w.ref, l,
+                                           coef.ref);
+    CHECK(guarded_alike("linear_xent nll", &nll, 2e-6));
+    CHECK(guarded_alike("linear_xent dx", &dx, 2e-6));
+    CHECK(guarded_alike("linear_xent dw", &dw, 2e-6));
+    guarded *all[] = {&x, &w, &nll, &coef, &dx, &dw};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) guarded_close(all[i]);
+    free(labels);
+}
+
 int main(void)
 {
     pc_isa best;
@@ -236,6 +261,7 @@ int main(void)
                 test_head_norms(&s);
                 test_rope(&s);
                 test_step(&s);
+                test_xent(&s);
             }
             test_act_extremes(&s);
             sides_close(&s);
