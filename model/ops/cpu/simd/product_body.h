@@ -93,10 +93,11 @@ static void pack_b(float *out, const pc_product *p, int64_t k0, int64_t kc, int6
     }
 }
 
-// Rows 4096 bytes apart share cache sets: a strip of more rows than ways evicts itself.
-static bool bad_stride(int64_t ld)
+// Rows 4096 bytes apart share cache sets: a strip of more rows than ways evicts itself. A copy pays from
+// about eight panels on.
+static bool worth_copying(int64_t ld, int64_t nc)
 {
-    return ld % 512 == 0;
+    return ld % 1024 == 0 && nc >= 8 * NR;
 }
 
 typedef struct strip {
@@ -107,7 +108,7 @@ typedef struct strip {
 static strip strip_of(const pc_product *p, float *space, int64_t m0, int64_t rows, int64_t k0,
                       int64_t kc, int64_t nc)
 {
-    const bool copy = nc > NR && bad_stride(p->lda);
+    const bool copy = worth_copying(p->lda, nc);
     if (p->trans_a) {
         const float *a = p->a + k0 * p->lda + m0;
         if (!copy) return (strip){a, 1, p->lda};
