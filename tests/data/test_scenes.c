@@ -141,7 +141,7 @@ static const char *yes_no(bool yes)
 /* The answer that the picture's objects give, and the type that the words show. */
 static const char *derive(const pc_scene *s, const char *question, scene_type *type)
 {
-    static char number[8];
+    static char number[16];
     const reading r = read_question(question);
     assert_true(r.names >= 1);
     if (has(&r, "many") || has(&r, "number")) {
