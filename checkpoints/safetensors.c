@@ -96,6 +96,7 @@ static pc_status map_file(mapping *m, const char *path)
 
 static pc_status parse_header(mapping *m, size_t *data_start)
 {
+    PC_ASSERT(m->base && m->size >= 8, "%zu bytes mapped", m->size);
     const uint64_t length = read_u64(m->base);
     if (length > HEADER_MAX)
         return pc_fail(PC_ERR_FORMAT, "header length is %llu bytes, at most %u allowed",
@@ -131,6 +132,7 @@ static pc_status check_metadata(const json_t *value)
 static pc_status parse_entry(pc_st_entry *e, const char *name, const json_t *v,
                              const unsigned char *data, size_t data_size)
 {
+    *e = (pc_st_entry){.name = name};
     const json_t *dtype = json_object_get(v, "dtype"), *shape = json_object_get(v, "shape"),
                  *offsets = json_object_get(v, "data_offsets");
     if (!json_is_object(v) || json_object_size(v) != 3 || !json_is_string(dtype) ||
@@ -142,7 +144,8 @@ static pc_status parse_entry(pc_st_entry *e, const char *name, const json_t *v,
     if (rank > RANK_MAX)
         return pc_fail(PC_ERR_FORMAT, "%zu dimensions, at most %d supported", rank, RANK_MAX);
 
-    *e = (pc_st_entry){.name = name, .dtype = json_string_value(dtype), .rank = (int)rank};
+    e->dtype = json_string_value(dtype);
+    e->rank = (int)rank;
     uint64_t n = bits;
     for (size_t i = 0; i < rank; i++) {
         const json_t *d = json_array_get(shape, i);
@@ -246,6 +249,8 @@ static pc_status add_file(pc_safetensors *s, const char *path)
             if ((st = check_metadata(v))) return st;
             continue;
         }
+        PC_ASSERT(s->list && s->count < s->capacity, "%lld entries of %lld", (long long)s->count,
+                  (long long)s->capacity);
         if ((st = parse_entry(&s->list[s->count], name, v, data, size)))
             return pc_context(st, "tensor '%.200s'", name);
         s->count++;
@@ -267,14 +272,8 @@ static pc_status folder_of(char *out, size_t size, const char *path)
     const char *slash = strrchr(path, '/');
     const size_t n = slash ? (size_t)(slash - path) : 1;
     if (n + 1 > size) return pc_fail(PC_ERR_INPUT, "path is too long: '%s'", path);
-    if (!slash)
-        strcpy(out, ".");
-    else if (n == 0)
-        strcpy(out, "/");
-    else {
-        memcpy(out, path, n);
-        out[n] = '\0';
-    }
+    const char *from = slash ? (n ? path : "/") : ".";
+    snprintf(out, size, "%.*s", n ? (int)n : 1, from);
     return PC_OK;
 }
 
@@ -559,7 +558,7 @@ static const char *dtype_text(pc_dtype t)
 // Large items first keeps every tensor aligned to its item; then by name.
 static int by_item_then_name(const void *a, const void *b)
 {
-    const pc_st_out *x = *(const pc_st_out *const *)a, *y = *(const pc_st_out *const *)b;
+    const pc_st_out *x = a, *y = b;
     const size_t p = pc_dtype_size(x->dtype), q = pc_dtype_size(y->dtype);
     if (p != q) return p > q ? -1 : 1;
     return strcmp(x->name, y->name);
@@ -612,7 +611,7 @@ static pc_status header_entry(json_t *header, const pc_st_out *t, size_t begin, 
 }
 
 // The header as text, padded with spaces to a multiple of 8; malloc'ed.
-static pc_status header_text(char **out, size_t *length, const pc_st_out *const *order, int64_t n,
+static pc_status header_text(char **out, size_t *length, const pc_st_out *order, int64_t n,
                              const char *metadata_json)
 {
     pc_status st = PC_OK;
@@ -623,12 +622,12 @@ static pc_status header_text(char **out, size_t *length, const pc_st_out *const 
     size_t at = 0;
     for (int64_t i = 0; i < n; i++) {
         size_t bytes = 0;
-        if (!order[i]->name[0] || json_object_get(header, order[i]->name)) {
-            st = pc_fail(PC_ERR_INPUT, "tensor name '%s' is empty or used twice", order[i]->name);
+        if (!order[i].name[0] || json_object_get(header, order[i].name)) {
+            st = pc_fail(PC_ERR_INPUT, "tensor name '%s' is empty or used twice", order[i].name);
             goto out;
         }
-        if ((st = out_bytes(&bytes, order[i])) ||
-            (st = header_entry(header, order[i], at, at + bytes)))
+        if ((st = out_bytes(&bytes, &order[i])) ||
+            (st = header_entry(header, &order[i], at, at + bytes)))
             goto out;
         at += bytes;
     }
@@ -651,7 +650,7 @@ out:
 }
 
 static pc_status write_all(const char *tmp, const char *header, size_t length,
-                           const pc_st_out *const *order, int64_t n)
+                           const pc_st_out *order, int64_t n)
 {
     FILE *f = fopen(tmp, "wbe");
     if (!f) return pc_fail_errno("cannot create '%s'", tmp);
@@ -660,8 +659,8 @@ static pc_status write_all(const char *tmp, const char *header, size_t length,
     bool ok = fwrite(le, 1, 8, f) == 8 && fwrite(header, 1, length, f) == length;
     for (int64_t i = 0; ok && i < n; i++) {
         size_t bytes = 0;
-        if (out_bytes(&bytes, order[i])) break; // checked before: cannot fail here
-        ok = !bytes || fwrite(order[i]->data, 1, bytes, f) == bytes;
+        if (out_bytes(&bytes, &order[i])) break; // checked before: cannot fail here
+        ok = !bytes || fwrite(order[i].data, 1, bytes, f) == bytes;
     }
     const int error = ok ? 0 : errno;
     if (fclose(f) != 0 && ok) return pc_fail_errno("cannot write '%s'", tmp);
@@ -676,9 +675,9 @@ pc_status pc_safetensors_write(const char *path, const pc_st_out *list, int64_t 
     char tmp[PATH_MAX] = "", *header = NULL;
     size_t length = 0;
     pc_status st = PC_OK;
-    const pc_st_out **order = malloc((size_t)(n ? n : 1) * sizeof *order);
+    pc_st_out *order = malloc((size_t)(n ? n : 1) * sizeof *order);
     if (!order) return pc_fail(PC_ERR_MEMORY, "table of %lld tensors", (long long)n);
-    for (int64_t i = 0; i < n; i++) order[i] = &list[i];
+    for (int64_t i = 0; i < n; i++) order[i] = list[i];
     if (n > 1) qsort(order, (size_t)n, sizeof *order, by_item_then_name);
 
     if ((st = header_text(&header, &length, order, n, metadata_json)) ||

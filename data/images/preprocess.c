@@ -68,8 +68,9 @@ pc_status pc_image_fit(uint8_t *out, const pc_image *in, const pc_image_config *
 pc_status pc_image_preprocess(float *pixels, const pc_image *in, const pc_image_config *c)
 {
     const int64_t n = c->size * c->size;
-    uint8_t *u8 = malloc((size_t)(3 * n));
-    if (!u8) return pc_fail(PC_ERR_MEMORY, "%lld bytes of an image", (long long)(3 * n));
+    const size_t bytes = 3 * (size_t)n;
+    uint8_t *u8 = malloc(bytes);
+    if (!u8) return pc_fail(PC_ERR_MEMORY, "%zu bytes of an image", bytes);
     pc_status st = pc_image_fit(u8, in, c);
     for (int ch = 0; ch < 3 && !st; ch++) {
         float table[256];

@@ -50,8 +50,9 @@ static void axis_close(axis *a)
     *a = (axis){0};
 }
 
-static pc_status axis_open(axis *a, int64_t in, int64_t out, int64_t first, int64_t count,
-                           pc_filter filter)
+// False: no memory.
+static bool axis_open(axis *a, int64_t in, int64_t out, int64_t first, int64_t count,
+                      pc_filter filter)
 {
     double (*f)(double) = filter == PC_FILTER_BICUBIC ? bicubic : bilinear;
     const double scale = (double)in / (double)out, fs = scale > 1.0 ? scale : 1.0;
@@ -62,13 +63,12 @@ static pc_status axis_open(axis *a, int64_t in, int64_t out, int64_t first, int6
     const size_t n = (size_t)count;
     a->lo = malloc(n * sizeof *a->lo);
     a->hi = malloc(n * sizeof *a->hi);
-    a->k = malloc(n * (size_t)taps * sizeof *a->k);
+    a->k = calloc(n * (size_t)taps, sizeof *a->k);
     double *w = malloc((size_t)taps * sizeof *w);
     if (!a->lo || !a->hi || !a->k || !w) {
         free(w);
         axis_close(a);
-        return pc_fail(PC_ERR_MEMORY, "resize tables: %lld outputs of %lld weights",
-                       (long long)count, (long long)taps);
+        return false;
     }
     for (int64_t i = 0; i < count; i++) {
         const double center = ((double)(first + i) + 0.5) * scale;
@@ -88,7 +88,7 @@ static pc_status axis_open(axis *a, int64_t in, int64_t out, int64_t first, int6
         a->hi[i] = hi;
     }
     free(w);
-    return PC_OK;
+    return true;
 }
 
 static uint8_t clip8(int32_t sum)
@@ -128,7 +128,7 @@ static int64_t ring_size(const axis *v)
 {
     int64_t most = 1, first = 0;
     for (int64_t o = 0; o < v->count; o++) {
-        while (v->hi[first] <= v->lo[o]) first++;
+        while (first < o && v->hi[first] <= v->lo[o]) first++;
         if (o - first + 1 > most) most = o - first + 1;
     }
     return most;
@@ -163,9 +163,13 @@ pc_status pc_resize_window(uint8_t *out, const pc_rows_source *in, int64_t full_
     axis across = {0}, down = {0};
     uint8_t *source = NULL, *row = NULL;
     int32_t *ring = NULL;
-    if ((st = axis_open(&across, in->width, full_w, x0, w, filter)) ||
-        (st = axis_open(&down, in->height, full_h, y0, h, filter)))
+    if (!axis_open(&across, in->width, full_w, x0, w, filter) ||
+        !axis_open(&down, in->height, full_h, y0, h, filter)) {
+        st = pc_fail(PC_ERR_MEMORY, "tables of a resize from (%lld,%lld) to (%lld,%lld)",
+                     (long long)in->width, (long long)in->height, (long long)full_w,
+                     (long long)full_h);
         goto out;
+    }
     const int64_t ring_rows = ring_size(&down);
     source = malloc((size_t)(3 * in->width));
     row = malloc((size_t)(3 * w));
