@@ -1,5 +1,5 @@
 /*
- * stb.c - the one place where stb_image is compiled, without our warnings: it is not our code.
+ * stb.c - the one place where stb_image and stb_image_write are compiled, without our warnings: it is not our code.
  * JPEG has its own library; formats without a magic number (TGA) are left out.
  */
 #pragma GCC diagnostic ignored "-Wconversion"
@@ -8,6 +8,11 @@
 #pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC diagnostic ignored "-Wshadow"
 #pragma GCC diagnostic ignored "-Wpedantic"
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+#if !defined(                                                                                      \
+    __clang__) // GCC 12 with -fsanitize=undefined takes the growing buffer for an empty one
+#pragma GCC diagnostic ignored "-Wstringop-overflow"
+#endif
 #define STBI_ONLY_PNG
 #define STBI_ONLY_BMP
 #define STBI_ONLY_GIF
@@ -18,3 +23,6 @@
 #define STBI_FAILURE_USERMSG
 #define STB_IMAGE_IMPLEMENTATION
 #include <stb/stb_image.h>
+#define STBI_WRITE_NO_STDIO
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#include <stb/stb_image_write.h>
