@@ -1,5 +1,7 @@
 /*
  * test_ops_dense.c - linear maps, activations, dropout, unit rows: derivatives, precision, mutations.
+ *
+ * Seen: derivatives 1.1e-10; float against double 5.1e-7 (linear, 512 terms), 2.1e-7 for the rest.
  */
 #include "tests/support/opcheck.h"
 
@@ -160,7 +162,7 @@ static double l2norm_run(pc_ctx *ctx, void *arg, bool backward)
 // clang-format off
 static const op_case cases[] = {
     // op, label, set-up, run, tolerance of the derivative and of float, sizes
-    {"linear", "5x7 by 3, bias and residual", linear_setup, linear_run, 1e-7, 1e-6, {5, 7, 3, BIAS | RESIDUAL}},     // seen 4e-11
+    {"linear", "5x7 by 3, bias and residual", linear_setup, linear_run, 1e-7, 1e-6, {5, 7, 3, BIAS | RESIDUAL}},
     {"linear", "1x1 by 1, bias, residual in place", linear_setup, linear_run, 1e-7, 1e-6, {1, 1, 1, BIAS | IN_PLACE}},
     {"linear", "17x9 by 2, residual in place", linear_setup, linear_run, 1e-7, 1e-6, {17, 9, 2, IN_PLACE}},
     {"linear", "4x33 by 5, no dx", linear_setup, linear_run, 1e-7, 1e-6, {4, 33, 5, BIAS | NO_DX}},

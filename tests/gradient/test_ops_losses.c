@@ -1,6 +1,8 @@
 /*
  * test_ops_losses.c - cross-entropy through the output projection, the contrastive losses: derivatives,
  * precision, mutations.
+ *
+ * Seen: derivatives 1.3e-9; float against double 4.4e-7.
  */
 #include <math.h>
 

