@@ -13,6 +13,7 @@
     __clang__) // GCC 12 with -fsanitize=undefined takes the growing buffer for an empty one
 #pragma GCC diagnostic ignored "-Wstringop-overflow"
 #endif
+#include <stdlib.h>
 #define STBI_ONLY_PNG
 #define STBI_ONLY_BMP
 #define STBI_ONLY_GIF
@@ -24,5 +25,8 @@
 #define STB_IMAGE_IMPLEMENTATION
 #include <stb/stb_image.h>
 #define STBI_WRITE_NO_STDIO
+#define STBIW_MALLOC(n)     malloc((n) ? (size_t)(n) : 1) // no allocation of nothing
+#define STBIW_REALLOC(p, n) realloc(p, n)
+#define STBIW_FREE(p)       free(p)
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #include <stb/stb_image_write.h>

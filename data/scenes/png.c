@@ -1,30 +1,13 @@
 /*
- * png.c - PNG files through stb_image_write. Noisy pixels hardly compress: the least effort.
+ * png.c - PNG files through stb_image_write.
  */
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "data/scenes/png.h"
 
-#if defined(__GNUC__)
-#pragma GCC diagnostic ignored "-Wunused-function" // judged at the end of the file
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#pragma GCC diagnostic ignored "-Wsign-conversion"
-#pragma GCC diagnostic ignored "-Wmissing-prototypes"
-#pragma GCC diagnostic ignored "-Wshadow"
-#endif
-#define STB_IMAGE_WRITE_STATIC
-#define STB_IMAGE_WRITE_IMPLEMENTATION
 #define STBI_WRITE_NO_STDIO
-#define STBIW_MALLOC(n)     malloc((n) ? (size_t)(n) : 1) // no allocation of nothing
-#define STBIW_REALLOC(p, n) realloc(p, n)
-#define STBIW_FREE(p)       free(p)
-#include <stb/stb_image_write.h>
-#if defined(__GNUC__)
-#pragma GCC diagnostic pop
-#endif
+#include <stb/stb_image_write.h> // compiled in data/images/stb.c
 
 typedef struct png_sink {
     FILE *file;

@@ -140,7 +140,7 @@ static const row rows[] = {
     C_(PC_MODEL_CLIP, "text", "act", clip.text.act, 0, acts, "activation of the feed-forward part")
     R_(PC_MODEL_CLIP, "text", "eps", clip.text.eps, 1e-5, 1e-12, 1e-1, "of the norms")
     C_(PC_MODEL_CLIP, "text", "pool", clip.text.pool, 0, pools, "the row that stands for a text: first end-of-text, largest id, last row")
-    I_(PC_MODEL_CLIP, "text", "eot_id", clip.text.eot_id, 0, 0, MAX_SIZE, "id of end-of-text; a recipe takes it from the tokenizer")
+    I_(PC_MODEL_CLIP, "text", "eot_id", clip.text.eot_id, 0, -1, MAX_SIZE, "id of end-of-text; a recipe takes it from the tokenizer. -1 where another row is pooled")
     I_(PC_MODEL_CLIP, "text", "pad_id", clip.text.pad_id, -1, -1, MAX_SIZE, "id that fills texts up; -1: none does")
     B_(PC_MODEL_CLIP, "text", "pad_to_context", clip.text.pad_to_context, 0, "fill every text up to T rows, as SigLIP needs it")
     C_(PC_MODEL_CLIP, "text", "recompute", clip.text.recompute, 0, recomputes, "block: keep a block's input alone and run it again in backward")
