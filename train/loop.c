@@ -64,6 +64,7 @@ static pc_status train_step(trainer *t, step_metrics *m)
     if (st) return pc_context(st, "step %lld", (long long)u->state.step + 1);
     if (u->state.step == 0 && (st = preview_batch(u, b))) return st;
 
+    if (augment_wanted(&u->augment)) augment_batch(&u->augment, b);
     const double lr = schedule_lr(&u->schedule, u->state.step);
     const double loss = objective_step(&u->engine, b);
     const double norm = optimizer_norm(&u->optimizer);

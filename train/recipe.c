@@ -38,6 +38,9 @@ static const recipe_key data_keys[] = {RECIPE_DATA_KEYS(KEY_ROW)};
 #define SECTION recipe_image
 static const recipe_key image_keys[] = {RECIPE_IMAGE_KEYS(KEY_ROW)};
 #undef SECTION
+#define SECTION recipe_augment
+static const recipe_key augment_keys[] = {RECIPE_AUGMENT_KEYS(KEY_ROW)};
+#undef SECTION
 #define SECTION recipe_text
 static const recipe_key text_keys[] = {RECIPE_TEXT_KEYS(KEY_ROW)};
 #undef SECTION

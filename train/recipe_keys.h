@@ -56,6 +56,12 @@
     X(REALS,  mean,   "[]", 0, 1, "", "red, green, blue mean; []: the checkpoint's, or CLIP's")                        \
     X(REALS,  std,    "[]", 1e-6, 10, "", "red, green, blue standard deviation; []: the checkpoint's, or CLIP's")
 
+#define RECIPE_AUGMENT_KEYS(X)                                                                                         \
+    X(REAL, crop,   "1.0", 0.1, 1, "of the side", "a random square of at least this size at each visit; 1: the whole image") \
+    X(BOOL, flip,   "false", 0, 0, "", "left and right exchanged every other visit; not for questions about left and right") \
+    X(REAL, colour, "0.0", 0, 1, "", "channels stretched and shifted at random by up to this much") \
+    X(REAL, words,  "0.0", 0, 0.9, "", "two towers: this share of a caption's tokens hidden at each visit")
+
 #define RECIPE_TEXT_KEYS(X)                                                                                            \
     X(TEXT, template,   "\"\"", 0, 0, "", "how a conversation is written: short, vicuna_v1, plain, chatml; the checkpoint's, or short, when empty") \
     X(TEXT, tokenizer,  "\"\"", 0, 0, "", "tokenizer.json, a folder or checkpoint that has one; the checkpoint's when empty. Or {train: {vocab: N}}") \
@@ -121,6 +127,7 @@
     S("model.train",               recipe_model_train, train,      RECIPE_MODEL_TRAIN_KEYS, "Which modules change")    \
     S("data",                      recipe_data,        data,       RECIPE_DATA_KEYS,        "What it learns from")     \
     S("data.image",                recipe_image,       image,      RECIPE_IMAGE_KEYS,       "What it sees")            \
+    S("data.augment",              recipe_augment,     augment,    RECIPE_AUGMENT_KEYS,     "Training images, varied") \
     S("data.text",                 recipe_text,        text,       RECIPE_TEXT_KEYS,        "What it reads")           \
     S("data.text.tokenizer.train", recipe_tokenizer,   tokenizer,  RECIPE_TOKENIZER_KEYS,   "A tokenizer of one's own") \
     S("batch",                     recipe_batch,       batch,      RECIPE_BATCH_KEYS,       "Samples a step")          \

@@ -231,7 +231,15 @@ static pc_status open_engine(run *u)
                                   .dropout = r->top.dropout,
                                   .seed = (uint64_t)r->top.seed,
                                   .kept = u->plan.kept};
-    pc_status st = engine_open(&u->engine, u->model, u->pool, &config, &u->plan.sizes);
+    u->augment = (augment){.crop = r->augment.crop,
+                           .flip = r->augment.flip,
+                           .colour = r->augment.colour,
+                           .words = r->augment.words,
+                           .keep = pc_tokenizer_eos(u->tokenizer),
+                           .seed = (uint64_t)r->top.seed};
+    pc_status st = PC_OK;
+    if (augment_wanted(&u->augment)) st = augment_open(&u->augment, u->image.size, u->pool);
+    if (!st) st = engine_open(&u->engine, u->model, u->pool, &config, &u->plan.sizes);
     if (!st) st = optimizer_open(&u->optimizer, &u->model->params, &adamw, u->pool);
     return st;
 }
@@ -281,6 +289,7 @@ void run_close(run *u)
     pc_loader_close(u->loader);
     pc_loader_close(u->val_loader);
     optimizer_close(&u->optimizer);
+    augment_close(&u->augment);
     engine_close(&u->engine);
     pc_bundle_close(&u->bundle);
     pc_native_text_close(&u->text);

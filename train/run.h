@@ -10,6 +10,7 @@
  *   plan.h           bytes and FLOPs before step 1; plan_fit.c: what to change when they do not fit
  *   run.h            run_model.c: model, tokenizer, image settings; run.c: data, plan, engine, optimiser
  *   state.h          the run's folder, its checkpoints, and what resume needs
+ *   augment.h        training images, varied
  *   validation.h     loss, answers and retrieval on held-out data
  *   preview.h        the first batch as text, its supervised part marked
  *   metrics.h        metrics.jsonl;  tensorboard.h  the event file;  manifest.h  hashes of every input
@@ -21,6 +22,7 @@
 #define PC_TRAIN_RUN_H
 
 #include "checkpoints/bundle.h"
+#include "train/augment.h"
 #include "train/optimizer.h"
 #include "train/plan.h"
 #include "train/recipe.h"
@@ -55,6 +57,7 @@ typedef struct run {
     int threads;
     plan_request request;
     plan plan;
+    augment augment;
     engine engine;
     optimizer optimizer;
     schedule schedule;

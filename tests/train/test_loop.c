@@ -86,6 +86,8 @@ static double last_metric(const char *out, const char *key)
     return value;
 }
 
+#define VARIED "data.augment={crop: 0.8, flip: true, colour: 0.1, words: 0.2}"
+
 static void repeats_and_resumes(const char *stage)
 {
     char a[64], b[64], c[64];
@@ -94,7 +96,7 @@ static void repeats_and_resumes(const char *stage)
     snprintf(c, sizeof c, "%s-c", stage);
     const char *const optim = strcmp(stage, "tune") ? "optim.name=muon" : "optim.name=adamw";
     const char *const *sets =
-        SETS("checkpoint={every: 3, keep: 9}", "eval.every=2", "dropout=0.1", optim);
+        SETS("checkpoint={every: 3, keep: 9}", "eval.every=2", "dropout=0.1", optim, VARIED);
     must(stage, train(stage, a, false, sets));
     must("again, into another folder", train(stage, b, false, sets));
     expect(same_file(in(a, "checkpoints/last.h5"), in(b, "checkpoints/last.h5")),
@@ -117,11 +119,12 @@ static void repeats_and_resumes(const char *stage)
 
     refuse("a used folder", train(stage, a, false, sets), "already holds a run|--resume");
     must("a complete run has nothing to go on with", train(stage, a, true, sets));
-    refuse("another recipe", train(stage, a, true, SETS("dropout=0.1", optim, "optim.lr=0.5")),
+    refuse("another recipe",
+           train(stage, a, true, SETS("dropout=0.1", optim, VARIED, "optim.lr=0.5")),
            "optim.lr|0.5");
     refuse("other data",
            train(stage, a, true,
-                 SETS(optim, "dropout=0.1",
+                 SETS(optim, "dropout=0.1", VARIED,
                       strcmp(stage, "tune") ? "data.train=[{path: captions-val.jsonl}]"
                                             : "data.train=[{path: vqa-val.json}]")),
            "data.train|began with");
