@@ -45,7 +45,8 @@ done
 
 q=$tmp/quickstart
 tower=$q/pretrain/checkpoints/best.h5
-run configs/quickstart/pretrain.yaml "$q/pretrain" --set data.root="$tmp/scenes"
+run configs/quickstart/pretrain.yaml "$q/pretrain" --set data.root="$tmp/scenes" \
+    --set batch.size=16 --set batch.micro=8
 run configs/quickstart/align.yaml "$q/align" --set data.root="$tmp/scenes" \
     --set model.vision_from="$tower" --set data.text.tokenizer="$tower"
 run configs/quickstart/tune.yaml "$q/tune" --set data.root="$tmp/scenes" \
