@@ -90,7 +90,7 @@ void S(linear_backward)(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, p
                               .ldc = dx.stride};
         S(pc_product)(ctx->pool, &p);
     }
-    if (pc_present(dw)) {
+    if (pc_present(dw) && N > 0) { // no rows, no sum: dW stays
         PC_SAME("linear: rows of x and dy", x.dim[0], N);
         PC_SAME("linear: columns of dy and rows of dW", O, dw.dim[0]);
         const pc_product p = {.M = O,
