@@ -6,6 +6,7 @@
 #include "model/core/file.h"
 #include "train/state.h"
 
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,6 +32,8 @@ typedef struct input {
 typedef struct inputs {
     input *list;
     int64_t count, capacity;
+    char *owned[256]; // paths made here: files of a checkpoint's folder
+    int n_owned;
 } inputs;
 
 static pc_status add(inputs *in, const char *path)
@@ -68,14 +71,31 @@ static pc_status add_data(inputs *in, const recipe_sources *s, const pc_dataset 
     return st;
 }
 
+// A checkpoint: a file, or every file of a folder.
+static pc_status add_checkpoint(inputs *in, const char *path)
+{
+    pc_status st = PC_OK;
+    if (!*path) return PC_OK;
+    if (!pc_is_dir(path)) return add(in, path);
+    DIR *d = opendir(path);
+    for (struct dirent *e; d && !st && (e = readdir(d)) && in->n_owned < 256;) {
+        char file[4400];
+        snprintf(file, sizeof file, "%.4000s/%s", path, e->d_name);
+        if (e->d_name[0] == '.' || pc_is_dir(file)) continue;
+        char *copy = in->owned[in->n_owned++] = strdup(file);
+        st = copy ? add(in, copy) : pc_fail(PC_ERR_MEMORY, "list of inputs");
+    }
+    if (d) closedir(d);
+    return st;
+}
+
 static pc_status collect(inputs *in, run *u)
 {
     const recipe *r = u->recipe;
     pc_status st = add_data(in, &r->data.train, &u->train);
     if (!st) st = add_data(in, &r->data.val, &u->val);
-    if (!st && *r->model.vision_from && !pc_is_dir(r->model.vision_from))
-        st = add(in, r->model.vision_from);
-    if (!st && *r->model.from && !pc_is_dir(r->model.from)) st = add(in, r->model.from);
+    if (!st) st = add_checkpoint(in, r->model.vision_from);
+    if (!st) st = add_checkpoint(in, r->model.from);
     if (st) return st;
     if (in->count > 0) qsort(in->list, (size_t)in->count, sizeof *in->list, by_path);
     int64_t kept = 0; // an image may have several rows
@@ -171,6 +191,7 @@ pc_status manifest_write(run *u)
               : pc_fail(PC_ERR_MEMORY, "manifest");
 out:
     free(in.list);
+    for (int i = 0; i < in.n_owned; i++) free(in.owned[i]);
     free(list);
     free(yaml);
     free(json);

@@ -105,7 +105,7 @@
     X(CHOICE, best,    "auto", 0, 0, "auto|loss|accuracy|recall", "what makes best.h5; auto: recall in pretrain, loss in align, accuracy in tune")
 
 #define RECIPE_CHECKPOINT_KEYS(X)                                                                                      \
-    X(INT, every, "0", 0, 1000000000, "steps", "write last.h5 every so many steps; 0: at the end only")                \
+    X(INT, every, "500", 0, 1000000000, "steps", "write last.h5 every so many steps; 0: at the end only")              \
     X(INT, keep,  "0", 0, 1000, "files", "so many step files stay beside last.h5 and best.h5")
 
 #define RECIPE_COMPUTE_KEYS(X)                                                                                         \
