@@ -131,7 +131,7 @@ static void licence_beside(char *out, size_t size, const char *folder)
         for (char *line = text; line && *line;) {
             char *end = strchr(line, '\n');
             if (end) *end = 0;
-            if (strcasestr(line, "licen")) {
+            if (strcasestr(line, "licen") || strcasestr(line, "no rights are reserved")) {
                 snprintf(out, size, "%.300s", line + strspn(line, " #-*"));
                 break;
             }
