@@ -32,8 +32,8 @@ size_t pc_square_sum_workspace(const pc_ctx *ctx, int64_t elements);
 #define PC_SQUARE_SUM_BLOCK 8192
 
 // Tiles of the portable attention kernels: query rows by key rows.
-#define PC_TILE_Q 32
-#define PC_TILE_K 64
+#define PC_TILE_Q       32
+#define PC_TILE_K       64
 // The SIMD ones: keys in a panel, panels at a time, floats between rows of scores, most rows of a block.
 #define PC_PANEL        16
 #define PC_PANELS       32

@@ -9,8 +9,7 @@
  *              dt += sum_ij G[i,j] S[i,j]                  accumulated: a parameter
  *
  * Shapes: u, v (B,E) of unit rows; t (1); lse_row, lse_col (B) kept; loss f64 (1). S lives in chunks of
- * rows; a column's log-sum-exp grows from chunk to chunk under a running maximum. Sums run in double, the
- * exponent of exp(t) too.
+ * rows; a column's log-sum-exp grows from chunk to chunk under a running maximum. Sums run in double.
  */
 #include <math.h>
 #include <string.h>
@@ -19,6 +18,8 @@
 #include "model/ops/cpu/portable_math.h"
 #include "model/ops/cpu/portable_sums.h"
 #include "model/ops/cpu/workspace.h"
+
+enum { BLOCK = 128 }; // columns at a time
 
 typedef struct clip_job {
     int64_t B, first, count; // rows [first, first + count) of S
@@ -50,27 +51,47 @@ static void scores(pc_ctx *ctx, clip_job *j, pc_tensor u, pc_tensor v, double te
 static void row_statistics(void *arg, int64_t begin, int64_t end, int worker)
 {
     const clip_job *j = arg;
+    real e[BLOCK];
     (void)worker;
     for (int64_t r = begin; r < end; r++) {
         const real *S = j->S + r * j->B;
         const real top = pc_max(S, j->B);
         double sum = 0.0;
-        for (int64_t c = 0; c < j->B; c++) sum += exp((double)S[c] - (double)top);
+        for (int64_t c0 = 0; c0 < j->B; c0 += BLOCK) {
+            const int64_t count = pc_min64(BLOCK, j->B - c0);
+            for (int64_t c = 0; c < count; c++) e[c] = pc_exp(S[c0 + c] - top);
+            sum += pc_sum(e, count);
+        }
         j->lse_row[j->first + r] = (real)((double)top + log(sum));
     }
 }
 
+// Columns [begin, end), some at a time, over the rows of the chunk.
 static void column_statistics(void *arg, int64_t begin, int64_t end, int worker)
 {
     const clip_job *j = arg;
+    real top[BLOCK], e[BLOCK];
+    double sum[BLOCK];
     (void)worker;
-    for (int64_t c = begin; c < end; c++) {
-        double top = j->first ? j->col_max[c] : -INFINITY;
-        for (int64_t r = 0; r < j->count; r++) top = fmax(top, (double)j->S[r * j->B + c]);
-        double sum = j->first ? j->col_sum[c] * exp(j->col_max[c] - top) : 0.0;
-        for (int64_t r = 0; r < j->count; r++) sum += exp((double)j->S[r * j->B + c] - top);
-        j->col_max[c] = top;
-        j->col_sum[c] = sum;
+    for (int64_t c0 = begin; c0 < end; c0 += BLOCK) {
+        const int64_t count = pc_min64(BLOCK, end - c0);
+        for (int64_t c = 0; c < count; c++)
+            top[c] = j->first ? (real)j->col_max[c0 + c] : j->S[c0 + c];
+        for (int64_t r = 0; r < j->count; r++) {
+            const real *S = j->S + r * j->B + c0;
+            for (int64_t c = 0; c < count; c++) top[c] = S[c] > top[c] ? S[c] : top[c];
+        }
+        for (int64_t c = 0; c < count; c++) {
+            const double before = j->first ? exp(j->col_max[c0 + c] - (double)top[c]) : 0.0;
+            sum[c] = j->first ? j->col_sum[c0 + c] * before : 0.0;
+            j->col_max[c0 + c] = (double)top[c];
+        }
+        for (int64_t r = 0; r < j->count; r++) {
+            const real *S = j->S + r * j->B + c0;
+            for (int64_t c = 0; c < count; c++) e[c] = pc_exp(S[c] - top[c]);
+            for (int64_t c = 0; c < count; c++) sum[c] += (double)e[c];
+        }
+        for (int64_t c = 0; c < count; c++) j->col_sum[c0 + c] = sum[c];
     }
 }
 
@@ -105,16 +126,22 @@ void R(clip_loss_forward)(pc_ctx *ctx, pc_tensor loss, pc_tensor lse_row, pc_ten
 static void gradient_rows(void *arg, int64_t begin, int64_t end, int worker)
 {
     const clip_job *j = arg;
+    const real factor = j->factor;
+    real G[BLOCK];
     (void)worker;
     for (int64_t r = begin; r < end; r++) {
-        real *S = j->S + r * j->B;
-        const real lse = j->lse_row[j->first + r];
+        const int64_t n = j->first + r; // the row's own column
+        const real lse = j->lse_row[n];
         double sum = 0.0;
-        for (int64_t c = 0; c < j->B; c++) {
-            const real same = c == j->first + r ? 2 : 0;
-            const real G = j->factor * (pc_exp(S[c] - lse) + pc_exp(S[c] - j->lse_col[c]) - same);
-            sum += (double)G * (double)S[c];
-            S[c] = G;
+        for (int64_t c0 = 0; c0 < j->B; c0 += BLOCK) {
+            const int64_t count = pc_min64(BLOCK, j->B - c0);
+            real *S = j->S + r * j->B + c0;
+            const real *lse_col = j->lse_col + c0;
+            for (int64_t c = 0; c < count; c++)
+                G[c] = factor * (pc_exp(S[c] - lse) + pc_exp(S[c] - lse_col[c]));
+            if (n >= c0 && n < c0 + count) G[n - c0] -= 2 * factor;
+            sum += pc_dot(G, S, count);
+            memcpy(S, G, (size_t)count * sizeof *S);
         }
         j->row_sum[r] = sum;
     }

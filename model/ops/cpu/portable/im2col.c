@@ -57,7 +57,10 @@ static void im2col_rows(void *arg, int64_t begin, int64_t end, int worker)
             for (int64_t c = 0; c < v->C; c++) {
                 const real *from = line + c * apart;
                 real *to = row + (c * K + ky) * K + first;
-                for (int64_t k = 0; k < last - first; k++) to[k] = from[k * pitch];
+                if (pitch == 1)
+                    memcpy(to, from, (size_t)(last - first) * sizeof *to);
+                else
+                    for (int64_t k = 0; k < last - first; k++) to[k] = from[k * pitch];
             }
         }
     }

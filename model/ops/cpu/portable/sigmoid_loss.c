@@ -10,9 +10,11 @@
  * Shapes: u, v (B,E) of unit rows; t, b (1); loss f64 (1). z lives in chunks of rows; sums run in double.
  */
 #include <math.h>
+#include <string.h>
 
 #include "model/ops/cpu/gemm.h"
 #include "model/ops/cpu/portable_math.h"
+#include "model/ops/cpu/portable_sums.h"
 #include "model/ops/cpu/workspace.h"
 
 typedef struct sigmoid_job {
@@ -79,17 +81,22 @@ void R(sigmoid_loss_forward)(pc_ctx *ctx, pc_tensor loss, pc_tensor u, pc_tensor
 // z of rows [begin, end) of the chunk becomes G.
 static void gradient_rows(void *arg, int64_t begin, int64_t end, int worker)
 {
+    enum { BLOCK = 128 }; // columns at a time
     const sigmoid_job *j = arg;
+    const real factor = j->factor, bias = j->bias;
+    real G[BLOCK];
     (void)worker;
     for (int64_t r = begin; r < end; r++) {
-        real *row = j->z + r * j->B;
+        const int64_t n = j->first + r; // the row's own column
         double sum = 0.0, sum_z = 0.0;
-        for (int64_t c = 0; c < j->B; c++) {
-            const real z = row[c], same = c == j->first + r ? 1 : 0;
-            const real G = j->factor * (1 / (1 + pc_exp(-(z + j->bias))) - same);
-            sum += (double)G;
-            sum_z += (double)G * (double)z;
-            row[c] = G;
+        for (int64_t c0 = 0; c0 < j->B; c0 += BLOCK) {
+            const int64_t count = pc_min64(BLOCK, j->B - c0);
+            real *z = j->z + r * j->B + c0;
+            for (int64_t c = 0; c < count; c++) G[c] = factor / (1 + pc_exp(-(z[c] + bias)));
+            if (n >= c0 && n < c0 + count) G[n - c0] -= factor;
+            sum += pc_sum(G, count);
+            sum_z += pc_dot(G, z, count);
+            memcpy(z, G, (size_t)count * sizeof *z);
         }
         j->sum[r] = sum;
         j->sum_z[r] = sum_z;
