@@ -26,6 +26,9 @@ void OVERLAY(pc_ops *ops)
     PUT(attention_forward);
     PUT(linear_xent_forward);
     PUT(add_forward);
+#if !defined(__AVX512F__) // vectors of 8 are all that these take
+    PUT(im2col_forward);
+#endif
 }
 
 void OVERLAY_GRAD(pc_grad_ops *ops)
@@ -40,4 +43,7 @@ void OVERLAY_GRAD(pc_grad_ops *ops)
     PUT(linear_xent_backward);
     PUT(adamw);
     PUT(accumulate);
+#if !defined(__AVX512F__)
+    PUT(im2col_backward);
+#endif
 }

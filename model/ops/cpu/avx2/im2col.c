@@ -1,0 +1,1 @@
+#include "model/ops/cpu/simd/im2col_body.h"
