@@ -26,6 +26,9 @@ void OVERLAY(pc_ops *ops)
     PUT(attention_forward);
     PUT(linear_xent_forward);
     PUT(add_forward);
+    PUT(add_rows_forward);
+    PUT(dropout_forward);
+    PUT(l2norm_forward);
 #if !defined(__AVX512F__) // vectors of 8 are all that these take
     PUT(im2col_forward);
 #endif
@@ -43,6 +46,12 @@ void OVERLAY_GRAD(pc_grad_ops *ops)
     PUT(linear_xent_backward);
     PUT(adamw);
     PUT(accumulate);
+    PUT(square_sum);
+    PUT(embedding_backward);
+    PUT(add_rows_backward);
+    PUT(gather_backward);
+    PUT(dropout_backward);
+    PUT(l2norm_backward);
 #if !defined(__AVX512F__)
     PUT(im2col_backward);
 #endif
