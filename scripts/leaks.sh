@@ -12,7 +12,7 @@ export PERCEPT_ISA=ref OPENBLAS_NUM_THREADS=1 OPENBLAS_CORETYPE=Haswell
 check() { # NAME COMMAND...
     local name=$1
     shift
-    if valgrind --quiet --leak-check=full --show-leak-kinds=definite,indirect,possible --errors-for-leak-kinds=definite,indirect \
+    if valgrind --quiet --leak-check=full --show-leak-kinds=definite,indirect --errors-for-leak-kinds=definite,indirect \
         --error-exitcode=99 "$@" >"$work/$name.out" 2>"$work/$name.err"; then
         echo "no leak: $name"
     else

@@ -18,7 +18,7 @@ const char *pc_isa_name(pc_isa isa)
 }
 
 // __builtin_cpu_supports asks the processor and whether the system saves its registers.
-static pc_isa best_isa(void)
+pc_isa pc_isa_best(void)
 {
 #if PC_X86
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return PC_ISA_REF;
@@ -33,7 +33,7 @@ static pc_isa best_isa(void)
 
 pc_status pc_isa_choose(pc_isa *out)
 {
-    const pc_isa best = best_isa();
+    const pc_isa best = pc_isa_best();
     const char *asked = getenv("PERCEPT_ISA");
     if (!asked || !*asked) {
         *out = best;

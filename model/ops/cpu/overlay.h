@@ -21,4 +21,8 @@ void pc_avx2_overlay_grad(pc_grad_ops *ops);
 void pc_avx512_overlay(pc_ops *ops);
 void pc_avx512_overlay_grad(pc_grad_ops *ops);
 
+// The most that this processor and system support. An overlay above it must not even be called: it is compiled for
+// instructions that the processor does not have.
+pc_isa pc_isa_best(void);
+
 #endif
