@@ -47,7 +47,7 @@ judge() { # everything on pictures that no stage has seen
         --report "$runs/report.html" --json >"$runs/eval.json"
 }
 
-summarise() { # one page of figures; blind is the best of three ways of not looking (see docs/guide.md)
+summarise() { # one page of figures; blind is the best of three ways of not looking
     jq -n --slurpfile eval "$runs/eval.json" --slurpfile retrieval "$runs/retrieval.json" --args '
         def blind: [.blind, .blind_grey, .commonest] | max;
         $eval[0].results as $r | $retrieval[0].results[0] as $t
