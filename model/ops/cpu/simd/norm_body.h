@@ -1,9 +1,10 @@
 /*
  * norm_body.h - LayerNorm and RMSNorm (formulas: portable/layernorm.c, portable/rmsnorm.c).
  *
- * Sums over a row run in four float vectors. Backward takes four rows at a time, so that the sums of dg and
- * db over rows, kept per thread in float, are read and written once for four; every 256 rows they go to
- * double, so that long batches lose nothing.
+ * Rows, or the heads of rows, go four at a time: the gains are loaded once for four, the sums across vectors and the
+ * roots of four are one vector each, and in backward the sums of dg and db over rows, kept per thread in float, are
+ * read and written once for four; every 256 rows they go to double, so that long batches lose nothing. What is left
+ * over goes alone, in the same order: a row's result does not depend on its company.
  */
 #include <math.h>
 
@@ -12,34 +13,43 @@
 
 enum { NORM_ROWS = 4, NORM_FLUSH = 256 };
 
-// sum_c x[c] and sum_c x[c]^2 about `shift`.
-PC_INLINE float row_sum(const float *x, int64_t C)
+// The sums of four vectors; each is added up in the same order.
+PC_INLINE void sums_of(float out[NORM_ROWS], const vf a[NORM_ROWS])
 {
-    vf sum[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
-    int64_t c = 0;
-    for (; c + 4 * VW <= C; c += 4 * VW)
-        PC_UNROLL for (int k = 0; k < 4; k++) sum[k] = v_add(sum[k], v_load(x + c + k * VW));
-    for (; c < C; c += VW) sum[0] = v_add(sum[0], v_load_tail(x + c, C - c));
-    return v_sum(v_add(v_add(sum[0], sum[1]), v_add(sum[2], sum[3])));
+    __m256 half[NORM_ROWS];
+    PC_UNROLL for (int k = 0; k < NORM_ROWS; k++)
+    {
+#if defined(__AVX512F__)
+        half[k] = _mm256_add_ps(_mm512_castps512_ps256(a[k]), _mm512_extractf32x8_ps(a[k], 1));
+#else
+        half[k] = a[k];
+#endif
+    }
+    const __m256 s =
+        _mm256_hadd_ps(_mm256_hadd_ps(half[0], half[1]), _mm256_hadd_ps(half[2], half[3]));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
 }
 
-PC_INLINE float row_square_sum(const float *x, float shift, int64_t C)
+// Head h of row n; head 0 of 1 is the row.
+typedef struct place {
+    int64_t n, h;
+} place;
+
+static inline int64_t heads_of(pc_tensor x)
 {
-    const vf s = v_set1(shift);
-    vf sum[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
-    int64_t c = 0;
-    for (; c + 4 * VW <= C; c += 4 * VW) PC_UNROLL for (int k = 0; k < 4; k++)
-        {
-            const vf d = v_sub(v_load(x + c + k * VW), s);
-            sum[k] = v_fma(d, d, sum[k]);
-        }
-    for (; c + VW <= C; c += VW) {
-        const vf d = v_sub(v_load(x + c), s);
-        sum[0] = v_fma(d, d, sum[0]);
-    }
-    float total = v_sum(v_add(v_add(sum[0], sum[1]), v_add(sum[2], sum[3])));
-    for (; c < C; c++) total += (x[c] - shift) * (x[c] - shift);
-    return total;
+    return x.rank == 3 ? x.dim[1] : 1;
+}
+
+PC_INLINE float *at_place(pc_tensor x, place p, int64_t C)
+{
+    return pc_row(x, p.n) + p.h * C;
+}
+
+PC_INLINE void step_on(place *p, int64_t H)
+{
+    if (++p->h < H) return;
+    p->h = 0;
+    p->n++;
 }
 
 typedef struct norm_job {
@@ -47,28 +57,92 @@ typedef struct norm_job {
     double eps;
 } norm_job;
 
+// Of each row, sum_c x, or sum_c (x - shift)^2.
+PC_INLINE void row_sums(float out[NORM_ROWS], const float *const x[NORM_ROWS],
+                        const vf shift[NORM_ROWS], int rows, int64_t C, bool squares, bool layer)
+{
+    vf even[NORM_ROWS] = {v_zero(), v_zero(), v_zero(), v_zero()};
+    vf odd[NORM_ROWS] = {v_zero(), v_zero(), v_zero(), v_zero()};
+    int64_t c = 0;
+    for (; c + 2 * VW <= C; c += 2 * VW)
+        for (int k = 0; k < rows; k++) {
+            vf a = v_load(x[k] + c), b = v_load(x[k] + c + VW);
+            if (squares && layer) a = v_sub(a, shift[k]), b = v_sub(b, shift[k]);
+            even[k] = squares ? v_fma(a, a, even[k]) : v_add(even[k], a);
+            odd[k] = squares ? v_fma(b, b, odd[k]) : v_add(odd[k], b);
+        }
+    for (; c < C; c += VW)
+        for (int k = 0; k < rows; k++) {
+            vf a = v_load_tail(x[k] + c, C - c);
+            if (squares && layer) { // past the end stays 0
+                a = v_sub(a, shift[k]);
+                if (C - c < VW) a = v_select(v_lanes(0, C - c), a, v_zero());
+            }
+            even[k] = squares ? v_fma(a, a, even[k]) : v_add(even[k], a);
+        }
+    for (int k = 0; k < rows; k++) even[k] = v_add(even[k], odd[k]);
+    sums_of(out, even);
+}
+
+// Places first .. of `rows` at a time; moves on to the next.
+PC_INLINE void norm_rows(const norm_job *j, place *first, int64_t i, int rows, int64_t H, int64_t C,
+                         bool layer)
+{
+    const float *gain = j->g.data, *bias = j->b.data;
+    const float *x[NORM_ROWS];
+    float *y[NORM_ROWS], sum[NORM_ROWS], *mean = j->mean.data, *rstd = j->rstd.data;
+    vf shift[NORM_ROWS], r[NORM_ROWS];
+    for (int k = 0; k < rows; k++, step_on(first, H)) {
+        x[k] = at_place(j->x, *first, C);
+        y[k] = at_place(j->y, *first, C);
+    }
+    if (layer) {
+        row_sums(sum, x, NULL, rows, C, false, true);
+        for (int k = 0; k < rows; k++) {
+            mean[i + k] = sum[k] / (float)C;
+            shift[k] = v_set1(mean[i + k]);
+        }
+    }
+    row_sums(sum, x, shift, rows, C, true, layer);
+    // 1 / sqrt(mean + eps) of all four.
+    const __m128 mean_square = _mm_mul_ps(_mm_loadu_ps(sum), _mm_set1_ps(1.0f / (float)C));
+    const __m128 root = _mm_sqrt_ps(_mm_add_ps(mean_square, _mm_set1_ps((float)j->eps)));
+    _mm_storeu_ps(sum, _mm_div_ps(_mm_set1_ps(1.0f), root));
+    for (int k = 0; k < rows; k++) {
+        rstd[i + k] = sum[k];
+        r[k] = v_set1(sum[k]);
+    }
+    for (int64_t c = 0; c < C; c += VW) {
+        const int64_t left = C - c;
+        const vf g = v_load_tail(gain + c, left),
+                 b = layer ? v_load_tail(bias + c, left) : v_zero();
+        for (int k = 0; k < rows; k++) {
+            const vf xc = v_load_tail(x[k] + c, left);
+            const vf h = v_mul(layer ? v_sub(xc, shift[k]) : xc, r[k]);
+            v_store_tail(y[k] + c, left, layer ? v_fma(h, g, b) : v_mul(g, h));
+        }
+    }
+}
+
+PC_INLINE void norm_all(const norm_job *j, int64_t begin, int64_t end, bool layer)
+{
+    const int64_t H = heads_of(j->x), C = j->g.dim[0];
+    place at = {begin, 0};
+    int64_t i = begin * H;
+    for (; i + NORM_ROWS <= end * H; i += NORM_ROWS) norm_rows(j, &at, i, NORM_ROWS, H, C, layer);
+    for (; i < end * H; i++) norm_rows(j, &at, i, 1, H, C, layer);
+}
+
 static void layernorm_rows(void *arg, int64_t begin, int64_t end, int worker)
 {
-    const norm_job *j = arg;
-    const int64_t C = j->g.dim[0];
-    const float *gain = j->g.data, *bias = j->b.data;
-    float *mean = j->mean.data, *rstd = j->rstd.data;
     (void)worker;
-    for (int64_t n = begin; n < end; n++) {
-        const float *x = pc_row(j->x, n);
-        float *y = pc_row(j->y, n);
-        const float m = row_sum(x, C) / (float)C;
-        const double var = (double)row_square_sum(x, m, C) / (double)C;
-        const float r = (float)(1.0 / sqrt(var + j->eps));
-        const vf mv = v_set1(m), rv = v_set1(r);
-        for (int64_t c = 0; c < C; c += VW) {
-            const vf h = v_mul(v_sub(v_load_tail(x + c, C - c), mv), rv);
-            v_store_tail(y + c, C - c,
-                         v_fma(h, v_load_tail(gain + c, C - c), v_load_tail(bias + c, C - c)));
-        }
-        mean[n] = m;
-        rstd[n] = r;
-    }
+    norm_all(arg, begin, end, true);
+}
+
+static void rmsnorm_rows(void *arg, int64_t begin, int64_t end, int worker)
+{
+    (void)worker;
+    norm_all(arg, begin, end, false);
 }
 
 void S(layernorm_forward)(pc_ctx *ctx, pc_tensor y, pc_tensor mean, pc_tensor rstd, pc_tensor x,
@@ -78,31 +152,6 @@ void S(layernorm_forward)(pc_ctx *ctx, pc_tensor y, pc_tensor mean, pc_tensor rs
     PC_SAME("layernorm: columns of x and g", x.dim[1], g.dim[0]);
     norm_job job = {y, mean, rstd, x, g, b, eps};
     pc_parallel(ctx->pool, x.dim[0], pc_row_grain(x.dim[1]), layernorm_rows, &job);
-}
-
-static inline int64_t heads_of(pc_tensor x)
-{
-    return x.rank == 3 ? x.dim[1] : 1;
-}
-
-static void rmsnorm_rows(void *arg, int64_t begin, int64_t end, int worker)
-{
-    const norm_job *j = arg;
-    const int64_t H = heads_of(j->x), C = j->g.dim[0];
-    const float *gain = j->g.data;
-    float *rstd = j->rstd.data;
-    (void)worker;
-    for (int64_t i = begin * H; i < end * H; i++) {
-        const float *x = pc_row(j->x, i / H) + i % H * C;
-        float *y = pc_row(j->y, i / H) + i % H * C;
-        const double mean = (double)row_square_sum(x, 0, C) / (double)C;
-        const float r = (float)(1.0 / sqrt(mean + j->eps));
-        const vf rv = v_set1(r);
-        for (int64_t c = 0; c < C; c += VW)
-            v_store_tail(y + c, C - c,
-                         v_mul(v_load_tail(gain + c, C - c), v_mul(v_load_tail(x + c, C - c), rv)));
-        rstd[i] = r;
-    }
 }
 
 void S(rmsnorm_forward)(pc_ctx *ctx, pc_tensor y, pc_tensor rstd, pc_tensor x, pc_tensor g,
@@ -121,52 +170,47 @@ typedef struct norm_back_job {
     float *runs;  // per thread: the same in float, since the last flush
 } norm_back_job;
 
-// With u = g dy: sum_c u and sum_c u (x - shift).
-PC_INLINE void back_sums(float *sum_u, float *sum_ux, const float *g, const float *dy,
-                         const float *x, float shift, int64_t C, bool layer)
+// Of each row, with u = g dy: sum_c u and sum_c u (x - shift).
+PC_INLINE void back_sums(float sum_u[NORM_ROWS], float sum_ux[NORM_ROWS], const float *gain,
+                         const float *const dy[NORM_ROWS], const float *const x[NORM_ROWS],
+                         const vf shift[NORM_ROWS], int rows, int64_t C, bool layer)
 {
-    const vf s = v_set1(shift);
-    vf a[2] = {v_zero(), v_zero()}, b[2] = {v_zero(), v_zero()};
-    int64_t c = 0;
-    for (; c + 2 * VW <= C; c += 2 * VW) PC_UNROLL for (int k = 0; k < 2; k++)
-        {
-            const vf u = v_mul(v_load(g + c + k * VW), v_load(dy + c + k * VW));
-            const vf xc = v_load(x + c + k * VW);
+    vf a[NORM_ROWS] = {v_zero(), v_zero(), v_zero(), v_zero()};
+    vf b[NORM_ROWS] = {v_zero(), v_zero(), v_zero(), v_zero()};
+    for (int64_t c = 0; c < C; c += VW) { // past the end u is 0
+        const int64_t left = C - c;
+        const vf g = v_load_tail(gain + c, left);
+        for (int k = 0; k < rows; k++) {
+            const vf u = v_mul(g, v_load_tail(dy[k] + c, left)), xc = v_load_tail(x[k] + c, left);
             if (layer) a[k] = v_add(a[k], u);
-            b[k] = v_fma(u, layer ? v_sub(xc, s) : xc, b[k]);
+            b[k] = v_fma(u, layer ? v_sub(xc, shift[k]) : xc, b[k]);
         }
-    for (; c < C; c += VW) { // past the end u is 0
-        const vf u = v_mul(v_load_tail(g + c, C - c), v_load_tail(dy + c, C - c));
-        const vf xc = v_load_tail(x + c, C - c);
-        if (layer) a[0] = v_add(a[0], u);
-        b[0] = v_fma(u, layer ? v_sub(xc, s) : xc, b[0]);
     }
-    *sum_u = layer ? v_sum(v_add(a[0], a[1])) : 0;
-    *sum_ux = v_sum(v_add(b[0], b[1]));
+    if (layer) sums_of(sum_u, a);
+    sums_of(sum_ux, b);
 }
 
-// Row (or head) i of `rows` at a time: dx, and the sums of dg and db.
-PC_INLINE void back_rows(const norm_back_job *j, int64_t i, int rows, float *dg, float *db,
-                         int64_t C, bool layer)
+// Places first .. of `rows` at a time: dx, and the sums of dg and db; moves on to the next.
+PC_INLINE void back_rows(const norm_back_job *j, place *first, int64_t i, int rows, float *dg,
+                         float *db, int64_t H, int64_t C, bool layer)
 {
-    const int64_t H = heads_of(j->x);
     const float *gain = j->g.data, *mean = j->mean.data, *rstd = j->rstd.data;
     const float *x[NORM_ROWS], *dy[NORM_ROWS], *add[NORM_ROWS];
-    float *dx[NORM_ROWS];
+    const bool more = pc_present(j->add);
+    float *dx[NORM_ROWS], sum_u[NORM_ROWS], sum_ux[NORM_ROWS];
     vf shift[NORM_ROWS], r[NORM_ROWS], mean_u[NORM_ROWS], mean_uh[NORM_ROWS];
+    for (int k = 0; k < rows; k++, step_on(first, H)) {
+        x[k] = at_place(j->x, *first, C);
+        dy[k] = at_place(j->dy, *first, C);
+        dx[k] = at_place(j->dx, *first, C);
+        add[k] = more ? at_place(j->add, *first, C) : NULL;
+        shift[k] = v_set1(layer ? mean[i + k] : 0);
+        r[k] = v_set1(rstd[i + k]);
+    }
+    back_sums(sum_u, sum_ux, gain, dy, x, shift, rows, C, layer);
     for (int k = 0; k < rows; k++) {
-        const int64_t n = (i + k) / H, at = (i + k) % H * C;
-        x[k] = pc_row(j->x, n) + at;
-        dy[k] = pc_row(j->dy, n) + at;
-        dx[k] = pc_row(j->dx, n) + at;
-        add[k] = pc_present(j->add) ? pc_row(j->add, n) + at : NULL;
-        float sum_u, sum_ux;
-        const float m = layer ? mean[i + k] : 0, ri = rstd[i + k];
-        back_sums(&sum_u, &sum_ux, gain, dy[k], x[k], m, C, layer);
-        shift[k] = v_set1(m);
-        r[k] = v_set1(ri);
-        mean_u[k] = v_set1(sum_u / (float)C);
-        mean_uh[k] = v_set1(sum_ux / (float)C * ri);
+        mean_u[k] = v_set1(layer ? sum_u[k] / (float)C : 0);
+        mean_uh[k] = v_set1(sum_ux[k] / (float)C * rstd[i + k]);
     }
     for (int64_t c = 0; c < C; c += VW) {
         const int64_t left = C - c;
@@ -177,7 +221,7 @@ PC_INLINE void back_rows(const norm_back_job *j, int64_t i, int rows, float *dg,
             const vf h = v_mul(layer ? v_sub(xc, shift[k]) : xc, r[k]);
             vf out = v_fnma(h, mean_uh[k], v_mul(g, d));
             if (layer) out = v_sub(out, mean_u[k]);
-            out = add[k] ? v_fma(out, r[k], v_load_tail(add[k] + c, left)) : v_mul(out, r[k]);
+            out = more ? v_fma(out, r[k], v_load_tail(add[k] + c, left)) : v_mul(out, r[k]);
             sum_g = v_fma(d, h, sum_g);
             if (layer) sum_b = v_add(sum_b, d);
             v_store_tail(dx[k] + c, left, out);
@@ -194,13 +238,14 @@ PC_INLINE void back_all(void *arg, int64_t begin, int64_t end, int worker, bool 
     const int64_t H = heads_of(j->x), C = j->g.dim[0], width = layer ? 2 * C : C;
     double *sums = j->sums + worker * 2 * C;
     float *runs = j->runs + worker * 2 * C;
+    place at = {begin, 0};
     for (int64_t first = begin * H; first < end * H; first += NORM_FLUSH) {
         const int64_t last = pc_min64(end * H, first + NORM_FLUSH);
         memset(runs, 0, (size_t)width * sizeof *runs);
         int64_t i = first;
         for (; i + NORM_ROWS <= last; i += NORM_ROWS)
-            back_rows(j, i, NORM_ROWS, runs, runs + C, C, layer);
-        for (; i < last; i++) back_rows(j, i, 1, runs, runs + C, C, layer);
+            back_rows(j, &at, i, NORM_ROWS, runs, runs + C, H, C, layer);
+        for (; i < last; i++) back_rows(j, &at, i, 1, runs, runs + C, H, C, layer);
         if (j->params)
             for (int64_t c = 0; c < width; c++) sums[c] += (double)runs[c];
     }
