@@ -145,18 +145,28 @@ static void accumulate(pc_ctx *ctx, pc_tensor y, pc_tensor x)
 typedef void install(pc_grad_ops *t);
 
 // X(slot, wrapper): a function that puts the wrapper into the slot of a copied table.
-#define SABOTAGES(X)                                                                               \
-    X(linear_backward, linear)                                                                     \
-    X(act_backward, act)                                                                           \
-    X(swiglu_backward, swiglu)                                                                     \
-    X(layernorm_backward, layernorm)                                                               \
-    X(rmsnorm_backward, rmsnorm) X(rope_backward, rope) X(attention_backward, attention)           \
-        X(embedding_backward, embedding) X(add_rows_backward, add_rows) X(gather_backward, gather) \
-            X(splice_backward, splice) X(im2col_backward, im2col)                                  \
-                X(resize_grid_backward, resize_grid) X(dropout_backward, dropout)                  \
-                    X(l2norm_backward, l2norm) X(linear_xent_backward, linear_xent)                \
-                        X(clip_loss_backward, clip_loss) X(sigmoid_loss_backward, sigmoid_loss)    \
-                            X(accumulate, accumulate)
+// clang-format off
+#define SABOTAGES(X) \
+    X(linear_backward, linear) \
+    X(act_backward, act) \
+    X(swiglu_backward, swiglu) \
+    X(layernorm_backward, layernorm) \
+    X(rmsnorm_backward, rmsnorm) \
+    X(rope_backward, rope) \
+    X(attention_backward, attention) \
+    X(embedding_backward, embedding) \
+    X(add_rows_backward, add_rows) \
+    X(gather_backward, gather) \
+    X(splice_backward, splice) \
+    X(im2col_backward, im2col) \
+    X(resize_grid_backward, resize_grid) \
+    X(dropout_backward, dropout) \
+    X(l2norm_backward, l2norm) \
+    X(linear_xent_backward, linear_xent) \
+    X(clip_loss_backward, clip_loss) \
+    X(sigmoid_loss_backward, sigmoid_loss) \
+    X(accumulate, accumulate)
+// clang-format on
 #define INSTALLER(slot, wrapper)                                                                   \
     static void install_##wrapper(pc_grad_ops *t)                                                  \
     {                                                                                              \
