@@ -1,27 +1,30 @@
 #!/usr/bin/env python3
-"""percept's training step beside PyTorch's: same shapes, same batch, fp32, same threads, turns taken.
+"""percept's training step beside PyTorch's: same shapes, same batch, fp32, same threads, AdamW both, turns taken.
 
-    scripts/compare_pytorch.py [--threads 2] [--rounds 5] [--only NAME ...]
+    scripts/compare_pytorch.py [--threads 2] [--rounds 5] [--only NAME ...] [--json]
 
 Makes its own environment (build/venv-compare) with PyTorch and transformers, starts tests/bench's
-bench_train and its PyTorch peers (eager and torch.compile) side by side, lets them take turns so that
-whatever else the machine does meets all of them, and prints medians. The better of the two peers counts.
-Shapes stand in tests/bench/shapes.json; the two large ones are transformers' CLIPModel and
-LlavaForConditionalGeneration, the two small ones plain nn.Modules.
+bench_train and its PyTorch peers (eager, and torch.compile where a C++ compiler is) as processes side by side,
+lets them take turns so that whatever else the machine does meets all of them, and prints medians. The better of the
+peers counts, of time and of memory each. Shapes stand in tests/bench/shapes.json; the two large ones are
+transformers' CLIPModel and LlavaForConditionalGeneration, the two small ones plain nn.Modules: rows are padded to the
+longest of the batch, branches are a mask, laid out outside the step as ours are.
 
-Columns: seconds of a step and CPU seconds of a step (for busy machines), the ratio ours / PyTorch of both,
-memory (largest resident set above the start, libraries loaded), and the share of the machine's best measured
-matrix product that our step reaches.
+Columns: milliseconds of a step (and CPU milliseconds, for busy machines), ratio ours / PyTorch, memory (largest
+resident set above the start, libraries loaded), and the share of the machine's best measured matrix product, ours,
+OpenBLAS's or PyTorch's, that our step reaches.
 """
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SHAPES = os.path.join(ROOT, "tests/bench/shapes.json")
 
 
 # ---- the peers: only these import torch --------------------------------------------------------------
@@ -90,12 +93,12 @@ def make_small(torch, nn, F):
             self.blocks = nn.ModuleList([Block(t["C"], t["H"], t["F"]) for _ in range(t["L"])])
             self.norm_t, self.scale = nn.LayerNorm(t["C"]), nn.Parameter(torch.tensor(2.6592))
 
-        def forward(self, pixels, ids):
+        def forward(self, pixels, ids, last):
             u = F.normalize(self.proj_v(self.norm_v(self.tower(pixels)[:, 0])), dim=-1)
             x = self.tokens(ids) + self.pos[:, :ids.shape[1]]
             for block in self.blocks:
                 x = block(x, causal=True)
-            v = F.normalize(self.proj_t(self.norm_t(x[:, -1])), dim=-1)
+            v = F.normalize(self.proj_t(self.norm_t(x[torch.arange(len(x)), last])), dim=-1)
             logits = self.scale.exp() * u @ v.T
             label = torch.arange(len(logits))
             return (F.cross_entropy(logits, label) + F.cross_entropy(logits.T, label)) / 2
@@ -113,40 +116,54 @@ def make_small(torch, nn, F):
             return x + self.down(F.silu(gate) * up)
 
     class Vlm(nn.Module):
-        def __init__(self, shape):
+        def __init__(self, model):
             super().__init__()
-            model = shape["model"]
             v, d = model["vision"], model["decoder"]
             C = d["C"]
             self.tower, self.proj = Tower(v), nn.Linear(v["C"], C)
             self.tokens = nn.Embedding(d["V"], C)
             self.blocks = nn.ModuleList([DecoderBlock(C, d["H"], d["F"]) for _ in range(d["L"])])
             self.norm, self.head = nn.RMSNorm(C, eps=1e-6), nn.Linear(C, d["V"], bias=False)
-            P, n, per = (v["image_size"] // v["patch"]) ** 2, shape["branches"], shape["branch_tokens"]
-            answer = shape["supervised"] // n
-            T = P + n * per
-            branch = torch.cat((torch.full((P,), -1), torch.arange(n).repeat_interleave(per)))
-            row = torch.arange(T)
-            see = ((branch[None] == branch[:, None]) & (row[None] <= row[:, None])) | (row[None] < P)
-            self.register_buffer("mask", see)
-            pos = torch.cat((torch.arange(P), P + torch.arange(per).repeat(n)))
-            half = C // d["H"] // 2
-            angle = pos[:, None] * 1e4 ** (-torch.arange(half) / half)
-            self.register_buffer("cos", angle.cos())
-            self.register_buffer("sin", angle.sin())
-            inside = torch.arange(n * per) % per
-            learned = (inside >= per - answer).nonzero()[:, 0]
-            self.register_buffer("from_rows", P + learned - 1)
-            self.register_buffer("learned", learned)
 
-        def forward(self, pixels, ids):
+        def forward(self, pixels, ids, mask, cos, sin, learned, labels):
             x = torch.cat((self.proj(self.tower(pixels)[:, 1:]), self.tokens(ids)), dim=1)
             for block in self.blocks:
-                x = block(x, self.mask, (self.cos, self.sin))
-            logits = self.head(self.norm(x[:, self.from_rows]))
-            return F.cross_entropy(logits.flatten(0, 1), ids[:, self.learned].flatten())
+                x = block(x, mask, (cos, sin))
+            return F.cross_entropy(self.head(self.norm(x.flatten(0, 1)[learned])), labels)
 
     return Clip, Vlm
+
+
+def lay_out(torch, shape):
+    """Rows of branches as PyTorch takes them: padded to the longest, a mask of who sees whom, positions in two directions."""
+    model = shape["model"]
+    side, D = model["vision"]["image_size"] // model["vision"]["patch"], model["decoder"]["C"] // model["decoder"]["H"]
+    P = side * side
+    rows = [[tuple(map(int, part.split("/"))) for part in row.split()] for row in shape["rows"]]
+    B, T = len(rows), P + max(sum(n for n, _ in row) for row in rows)
+    branch = torch.full((B, T), -1)  # of an image's row: -1; of padding: -2
+    places = torch.zeros(B, T, 2)
+    places[:, :P, 0], places[:, :P, 1] = torch.arange(P) % side, torch.arange(P) // side
+    ids = torch.zeros(B, T - P, dtype=torch.long)
+    learned, labels = [], []
+    for b, row in enumerate(rows):
+        at = P
+        for i, (n, answer) in enumerate(row):
+            branch[b, at:at + n] = i
+            places[b, at:at + n] = side + torch.arange(n)[:, None]
+            ids[b, at - P:at - P + n] = torch.randint(3, model["decoder"]["V"] - 1, (n,))
+            for t in range(at + n - answer, at + n):
+                learned.append(b * T + t - 1)
+                labels.append(int(ids[b, t - P]))
+            at += n
+        branch[b, at:] = -2
+    t = torch.arange(T)
+    see = (branch[:, :, None] == branch[:, None]) & (t[None] <= t[:, None])  # padding sees padding: no row is empty
+    see |= (branch[:, None] == -1)  # an image is seen by all, itself both ways
+    mask = torch.zeros(B, 1, T, T).masked_fill(~see[:, None], float("-inf"))
+    j = torch.arange(D // 2)
+    angle = places[:, :, j % 2] * 1e4 ** (-j / (D // 2))
+    return (ids, mask, angle.cos()[:, None], angle.sin()[:, None], torch.tensor(learned), torch.tensor(labels))
 
 
 def make_peer(torch, name, shape):
@@ -182,10 +199,11 @@ def make_peer(torch, name, shape):
         return net, lambda f: f(input_ids=ids, pixel_values=pixels, labels=labels).loss
     Clip, Vlm = make_small(torch, nn, F)
     if model["kind"] == "clip":
-        ids = torch.randint(3, model["text"]["V"], (B, shape["tokens"]))
-        return Clip(model), lambda f: f(pixels, ids)
-    ids = torch.randint(3, model["decoder"]["V"] - 1, (B, shape["branches"] * shape["branch_tokens"]))
-    return Vlm(shape), lambda f: f(pixels, ids)
+        lengths = torch.tensor([shape["texts"][i % len(shape["texts"])] for i in range(B)])
+        ids = torch.randint(3, model["text"]["V"], (B, int(lengths.max())))
+        return Clip(model), lambda f: f(pixels, ids, lengths - 1)
+    rest = lay_out(torch, shape)
+    return Vlm(model), lambda f: f(pixels, *rest)
 
 
 def memory(what):
@@ -201,7 +219,7 @@ def peer(name, how, threads):
     torch.set_num_threads(threads)
     torch.manual_seed(1)
     start = memory("VmRSS:")
-    shape = json.load(open(os.path.join(ROOT, "tests/bench/shapes.json")))[name]
+    shape = json.load(open(SHAPES))[name]
     net, loss_of = make_peer(torch, name, shape)
     net.train()
     run = torch.compile(net) if how == "compile" else net
@@ -217,13 +235,15 @@ def peer(name, how, threads):
 
     print(json.dumps({"parameters": sum(p.numel() for p in net.parameters()), "torch": torch.__version__}), flush=True)
     for line in sys.stdin:
+        if line.startswith("memory"):
+            print(memory("VmHWM:") - start, flush=True)
+            continue
         if line.startswith("sgemm"):
             a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
             best = min(timed(lambda: a @ b)[0] for _ in range(5))
             print(f"{2e-9 * 2048 ** 3 / best:.1f}", flush=True)
             continue
         print(json.dumps([timed(step) for _ in range(int(line))]), flush=True)
-    print(json.dumps({"memory": memory("VmHWM:") - start}), flush=True)
 
 
 def timed(work):
@@ -256,19 +276,15 @@ class Worker:
         return self.answer()
 
     def close(self):
-        if self.failed:
-            return None
         self.process.stdin.close()
-        end = self.answer()
         self.process.wait()
-        return end
 
 
 def compare(name, options):
     command = [sys.executable, os.path.abspath(__file__), "--threads", str(options.threads), "--peer", name]
-    workers = [Worker("percept", [options.bench, os.path.join(ROOT, "tests/bench/shapes.json"), name, str(options.threads)]),
+    workers = [Worker("percept", [options.bench, name, "--serve", "--shapes", SHAPES, "--threads", str(options.threads)]),
                Worker("eager", command + ["eager"])]
-    if not options.no_compile:
+    if not options.no_compile and any(map(shutil.which, ("c++", "g++", "clang++"))):
         workers.append(Worker("compile", command + ["compile"]))
     for w in workers:
         w.ask(2)  # pages are touched, torch.compile compiles
@@ -276,55 +292,53 @@ def compare(name, options):
     if workers[0].failed:
         sys.exit(f"{name}: bench_train failed: {workers[0].failed}")
     count = max(1, min(20, int(1.0 / first[0][0])))
-    rates = [0.0]
     for _ in range(options.rounds):
         for w in workers:
             time.sleep(0.3)  # threads of the one before have stopped waiting
             w.steps += w.ask(count) or []
-    for w in workers[:2]:
-        rates.append(w.ask("sgemm") or 0.0)
-    ours, result = None, []
-    for w in workers:
-        end = w.close()
+    peaks = [w.ask("memory") for w in workers]
+    sgemm = max(w.ask("sgemm") or 0.0 for w in workers[:2])
+    result = []
+    for w, peak in zip(workers, peaks):
         if w.failed:
             print(f"{name}: {w.label} left out: {w.failed}", file=sys.stderr)
             continue
-        row = {"shape": name, "who": w.label, "seconds": statistics.median(s[0] for s in w.steps),
-               "cpu": statistics.median(s[1] for s in w.steps), "memory": end["memory"],
-               "parameters": w.about["parameters"], "steps": len(w.steps)}
-        result.append(row)
-        ours = ours or row
-    peers = result[1:]
-    best = min(peers, key=lambda r: r["seconds"])
-    ours.update(ratio=ours["seconds"] / best["seconds"],
-                cpu_ratio=ours["cpu"] / min(r["cpu"] for r in peers),
-                memory_ratio=ours["memory"] / min(r["memory"] for r in peers),
-                gflops=workers[0].about["flops"] / ours["seconds"] * 1e-9,
-                gflops_cpu=workers[0].about["flops"] / ours["cpu"] * options.threads * 1e-9,
-                sgemm=max(rates), isa=workers[0].about["isa"], torch=workers[1].about["torch"])
+        w.close()
+        result.append({"shape": name, "who": w.label, "ms": 1e3 * statistics.median(s[0] for s in w.steps),
+                       "cpu_ms": 1e3 * statistics.median(s[1] for s in w.steps), "memory": peak,
+                       "parameters": w.about["parameters"], "steps": len(w.steps)})
+    ours, peers = result[0], result[1:]
+    if not peers:
+        sys.exit(f"{name}: no peer ran")
+    best = min(peers, key=lambda r: r["ms"])
+    gflop = workers[0].about["flops"] * 1e-9
+    ours.update(pytorch_ms=best["ms"], pytorch_who=best["who"], ratio=ours["ms"] / best["ms"],
+                cpu_ratio=ours["cpu_ms"] / min(r["cpu_ms"] for r in peers),
+                pytorch_memory=min(r["memory"] for r in peers), gflop=gflop, gflops=1e3 * gflop / ours["ms"], sgemm=sgemm,
+                share=1e3 * gflop / ours["ms"] / sgemm, isa=workers[0].about["isa"], torch=workers[1].about["torch"])
     return result
 
 
-def table(rows):
-    print(f"{'shape':<16} {'who':<9} {'parameters':>11} {'s/step':>8} {'CPU s':>8} {'MiB':>6} "
-          f"{'ratio':>6} {'CPU':>5} {'memory':>6}  GFLOP/s, share of sgemm")
-    for r in rows:
-        end = ""
-        if "ratio" in r:
-            end = (f" {r['ratio']:6.2f} {r['cpu_ratio']:5.2f} {r['memory_ratio']:6.2f}  {r['gflops']:.0f}, "
-                   f"{100 * r['gflops'] / r['sgemm']:.0f} % of {r['sgemm']:.0f}; by CPU time {r['gflops_cpu']:.0f}")
-        print(f"{r['shape']:<16} {r['who']:<9} {r['parameters']:>11,} {r['seconds']:8.4f} {r['cpu']:8.4f} "
-              f"{r['memory'] / 2 ** 20:6.0f}{end}")
+HEAD = (f"{'shape':<20} {'ours ms':>9} {'PyTorch ms':>11} {'ratio':>6} {'by CPU':>6} {'ours MiB':>9} {'PyTorch MiB':>11} "
+        f"{'GFLOP/s':>8} {'of sgemm':>9}")
+
+
+def table_line(rows):
+    r = rows[0]
+    others = ", ".join(f"{p['who']} {p['ms']:.1f} ms, {p['memory'] / 2 ** 20:.0f} MiB" for p in rows[1:])
+    return (f"{r['shape']:<20} {r['ms']:9.1f} {r['pytorch_ms']:11.1f} {r['ratio']:6.2f} {r['cpu_ratio']:6.2f} "
+            f"{r['memory'] / 2 ** 20:9.0f} {r['pytorch_memory'] / 2 ** 20:11.0f} {r['gflops']:8.1f} {100 * r['share']:7.0f} %"
+            f"  ({others})")
 
 
 def enter_environment(options):
     python = os.path.join(options.venv, "bin", "python")
     if os.path.abspath(sys.prefix) == os.path.abspath(options.venv):
         return
-    if not os.path.exists(os.path.join(options.venv, "ready")):
+    there = "import sys, importlib.util as u; sys.exit(not (u.find_spec('torch') and u.find_spec('transformers')))"
+    if not os.path.exists(python) or subprocess.run([python, "-c", there], check=False).returncode:
         subprocess.run([sys.executable, "-m", "venv", options.venv], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", "numpy", "torch", "transformers"], check=True)
-        open(os.path.join(options.venv, "ready"), "w").close()
     os.execv(python, [python, os.path.abspath(__file__)] + sys.argv[1:])
 
 
@@ -345,19 +359,18 @@ def main():
     enter_environment(options)
     if not os.path.exists(options.bench):
         sys.exit(f"{options.bench} is not built: cmake --preset release && cmake --build --preset release")
+    for name in options.only or []:
+        if name not in json.load(open(SHAPES)):
+            sys.exit(f"no shape '{name}' in {SHAPES}")
     rows = []
-    for name in options.only or json.load(open(os.path.join(ROOT, "tests/bench/shapes.json"))):
-        done = compare(name, options)
-        rows += done
-        if options.json:
-            for row in done:
-                print(json.dumps(row), flush=True)
-        else:
-            table(done)
-            sys.stdout.flush()
-    if not options.json and len(rows) > 1:
-        print(f"\n{rows[0]['isa']}, {options.threads} threads, PyTorch {rows[0]['torch']}; ratio = ours / PyTorch's better, "
-              "of time, CPU time and memory")
+    if not options.json:
+        print(HEAD, flush=True)
+    for name in options.only or json.load(open(SHAPES)):
+        rows = compare(name, options)
+        print("\n".join(map(json.dumps, rows)) if options.json else table_line(rows), flush=True)
+    if not options.json:
+        print(f"{rows[0]['isa']}, {options.threads} threads, PyTorch {rows[0]['torch']}, medians of {options.rounds} rounds in turn; "
+              f"best product {rows[0]['sgemm']:.0f} GFLOP/s")
 
 
 if __name__ == "__main__":

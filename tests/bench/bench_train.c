@@ -1,23 +1,30 @@
 /*
- * bench_train.c - time and memory of training steps (forward, backward, AdamW) on made-up data.
+ * bench_train.c - time and memory of training steps (forward, backward, clip, AdamW) on made-up data.
  *
- *   bench_train SHAPES.json NAME [threads]
+ *   bench_train SHAPE [--steps N] [--threads N] [--json]
  *
- * Waits for lines on standard input: "N" runs N steps and answers with [seconds, CPU seconds] of each on one
- * line, "sgemm" with the GFLOP/s of a product of two 2048 x 2048 matrices; end of input ends it with a summary. So scripts/compare_pytorch.py can take turns with its peer. Answers are JSON.
- * The step is the trainer's own: train/engine, train/objective, train/optimizer.
+ * A shape is a model and the lengths of a batch, by name in tests/bench/shapes.json. The step is the trainer's own:
+ * train/engine, train/objective, train/optimizer. FLOPs are the products' as the plan counts them; their rate is set
+ * beside the best product of this process: ours and OpenBLAS, large matrices on all threads.
+ *
+ * With --serve it waits for lines on standard input, so that scripts/compare_pytorch.py can let it take turns with its
+ * peer: "N" runs N steps and answers with [seconds, CPU seconds] of each, "memory" with the peak above the start in
+ * bytes, "sgemm" with GFLOP/s. Answers are JSON, one a line.
  */
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "model/core/cli.h"
 #include "model/core/log.h"
+#include "model/ops/cpu/gemm.h"
 #include "train/optimizer.h"
 #include "train/plan.h"
 
 typedef struct bench {
-    int64_t batch, micro, tokens, supervised, branches, branch_tokens;
+    const json_t *shape;
+    int64_t batch, micro;
     pc_model model;
     pc_pool *pool;
     plan plan;
@@ -25,6 +32,9 @@ typedef struct bench {
     optimizer optimizer;
     pc_arena data;
     pc_batch steps;
+    uint64_t drawn; // tokens so far
+    long start;     // memory before anything was made
+    double flops;   // of a step
 } bench;
 
 static void must(pc_status st)
@@ -46,17 +56,18 @@ static long memory(const char *what)
     return kib * 1024;
 }
 
-static int64_t number(const json_t *o, const char *key)
+static int64_t number(const bench *b, const char *key)
 {
-    return json_integer_value(json_object_get(o, key));
+    return json_integer_value(json_object_get(b->shape, key));
 }
 
-static int32_t any_token(const bench *b, uint64_t index)
+static int32_t any_token(bench *b)
 {
     const pc_rng_key key = {1, PC_STREAM_TEST, 0};
     const bool clip = b->model.config.kind == PC_MODEL_CLIP;
     const int64_t V = clip ? b->model.config.clip.text.V : b->model.config.vlm.decoder.V;
-    return (int32_t)(3 + pc_rng_below(&key, index, (uint64_t)V - 4)); // the last may be the image's
+    return (int32_t)(3 + pc_rng_below(&key, b->drawn++,
+                                      (uint64_t)V - 4)); // the last may be the image's
 }
 
 static pc_tensor any_pixels(bench *b, int64_t images, int64_t size)
@@ -68,51 +79,75 @@ static pc_tensor any_pixels(bench *b, int64_t images, int64_t size)
     return pc_view4(p, PC_F32, images, 3, size, size);
 }
 
-static void make_pairs(bench *b, pc_micro_batch *m, uint64_t *next)
+// The length of the text of sample i: "tokens" for all, or the list "texts", over and over.
+static int64_t text_length(const bench *b, int64_t i)
+{
+    const json_t *list = json_object_get(b->shape, "texts");
+    if (!list) return number(b, "tokens");
+    return json_integer_value(json_array_get(list, (size_t)i % json_array_size(list)));
+}
+
+static void make_pairs(bench *b, pc_micro_batch *m, int64_t first)
 {
     const pc_clip_config *c = &b->model.config.clip;
     const int32_t **ids = pc_arena_bytes(&b->data, (size_t)b->micro * sizeof *ids);
     int64_t *lengths = pc_arena_bytes(&b->data, (size_t)b->micro * sizeof *lengths);
     for (int64_t i = 0; i < b->micro; i++) {
-        int32_t *text = pc_arena_bytes(&b->data, (size_t)b->tokens * sizeof *text);
-        for (int64_t t = 0; t < b->tokens; t++) text[t] = any_token(b, (*next)++);
+        lengths[i] = text_length(b, first + i);
+        int32_t *text = pc_arena_bytes(&b->data, (size_t)lengths[i] * sizeof *text);
+        for (int64_t t = 0; t < lengths[i]; t++) text[t] = any_token(b);
         ids[i] = text;
-        lengths[i] = b->tokens;
     }
     m->pixels = any_pixels(b, b->micro, c->vision.image_size);
     pc_text_batch_build(&m->text, &b->data, &c->text, ids, lengths, b->micro);
+    b->steps.tokens += m->text.ids.dim[0];
 }
 
-static void make_conversations(bench *b, pc_micro_batch *m, uint64_t *next)
+// An image's place and the tokens behind it: "tokens" rows in all of which the last "supervised" are learned, or
+// branches as "rows" lists them: "tokens/learned tokens/learned ...".
+static pc_sequence make_sequence(bench *b, int64_t sample)
 {
     const pc_vlm_config *c = &b->model.config.vlm;
-    const int64_t rows = pc_vlm_rows_per_image(c);
-    const int64_t length = b->branches ? 1 + b->branches * b->branch_tokens : b->tokens - rows + 1;
-    pc_sequence *list = pc_arena_bytes(&b->data, (size_t)b->micro * sizeof *list);
-    for (int64_t s = 0; s < b->micro; s++) {
-        int32_t *ids = pc_arena_bytes(&b->data, (size_t)length * sizeof *ids);
-        uint8_t *learned = pc_arena_bytes(&b->data, (size_t)length);
-        int64_t *ends = pc_arena_bytes(&b->data, (size_t)(b->branches + 1) * sizeof *ends);
-        const int64_t per = b->branches ? b->branch_tokens : length - 1; // tokens of a branch
-        const int64_t answer = b->supervised / (b->branches ? b->branches : 1);
-        ids[0] = (int32_t)c->image_id;
-        learned[0] = 0;
-        for (int64_t i = 1; i < length; i++) {
-            ids[i] = any_token(b, (*next)++);
-            learned[i] = (i - 1) % per >= per - answer;
+    int64_t *ends = pc_arena_bytes(&b->data, (size_t)c->decoder.T * sizeof *ends), branches = 0;
+    int32_t *ids = pc_arena_bytes(&b->data, (size_t)c->decoder.T * sizeof *ids);
+    uint8_t *learned = pc_arena_bytes(&b->data, (size_t)c->decoder.T);
+    int64_t length = 1;
+    ids[0] = (int32_t)c->image_id;
+    learned[0] = 0;
+    char text[32];
+    snprintf(text, sizeof text, "%lld/%lld",
+             (long long)(number(b, "tokens") - pc_vlm_rows_per_image(c)),
+             (long long)number(b, "supervised"));
+    const json_t *rows = json_object_get(b->shape, "rows");
+    const char *at = rows ? json_string_value(json_array_get(rows, (size_t)sample)) : text;
+    for (int used; at && *at; at += used) {
+        int tokens, answer;
+        if (sscanf(at, "%d/%d%n", &tokens, &answer, &used) < 2 || length + tokens > c->decoder.T)
+            must(pc_fail(PC_ERR_INPUT, "row %lld: '%s' is not tokens/learned that fit",
+                         (long long)sample, at));
+        for (int i = 0; i < tokens; i++) {
+            ids[length] = any_token(b);
+            learned[length++] = i >= tokens - answer;
         }
-        for (int64_t i = 0; i < b->branches; i++) ends[i] = 1 + (i + 1) * per;
-        list[s] = (pc_sequence){ids, learned, length, 1, b->branches, ends};
+        ends[branches++] = length;
     }
+    return (pc_sequence){ids, learned, length, 1, rows ? branches : 0, ends};
+}
+
+static void make_conversations(bench *b, pc_micro_batch *m, int64_t first)
+{
+    const pc_vlm_config *c = &b->model.config.vlm;
+    pc_sequence *list = pc_arena_bytes(&b->data, (size_t)b->micro * sizeof *list);
+    for (int64_t s = 0; s < b->micro; s++) list[s] = make_sequence(b, first + s);
     must(pc_vlm_batch_build(&m->vlm, &b->data, c, list, b->micro, b->micro));
     m->vlm.pixels = any_pixels(b, b->micro, c->vision.image_size);
     b->steps.supervised += m->vlm.supervised;
+    b->steps.tokens += m->vlm.N;
 }
 
 static void make_batch(bench *b)
 {
     const int64_t micros = b->batch / b->micro;
-    uint64_t next = 0;
     must(pc_arena_open(&b->data, "bench data", (size_t)512 << 20));
     b->steps.micro = pc_arena_bytes(&b->data, (size_t)micros * sizeof *b->steps.micro);
     memset(b->steps.micro, 0, (size_t)micros * sizeof *b->steps.micro);
@@ -122,33 +157,32 @@ static void make_batch(bench *b)
         pc_micro_batch *m = &b->steps.micro[i];
         m->samples = b->micro;
         if (b->model.config.kind == PC_MODEL_CLIP)
-            make_pairs(b, m, &next);
+            make_pairs(b, m, i * b->micro);
         else
-            make_conversations(b, m, &next);
+            make_conversations(b, m, i * b->micro);
     }
 }
 
-static void open_bench(bench *b, const json_t *shape, int threads)
+static void open_bench(bench *b, int threads)
 {
     pc_model_config config;
-    b->batch = number(shape, "batch");
-    b->micro = number(shape, "micro");
-    b->tokens = number(shape, "tokens");
-    b->supervised = number(shape, "supervised");
-    b->branches = number(shape, "branches");
-    b->branch_tokens = number(shape, "branch_tokens");
-    must(pc_model_config_from_json(&config, json_object_get(shape, "model")));
+    b->batch = number(b, "batch");
+    b->micro = number(b, "micro");
+    must(pc_model_config_from_json(&config, json_object_get(b->shape, "model")));
     must(pc_pool_open(&b->pool, threads));
     must(pc_model_open(&b->model, &config, PC_F32, true));
     pc_params_init(&b->model.params, 1);
     make_batch(b);
 
     const int64_t micros = b->steps.micros;
-    const pc_micro_batch *m = &b->steps.micro[0];
-    const bool clip = config.kind == PC_MODEL_CLIP;
     plan_request q = {.model = &b->model, .pool = b->pool, .batch = b->batch, .keep_all = true};
-    q.train = (plan_batch){b->micro, clip ? m->text.ids.dim[0] : m->vlm.N, b->micro,
-                           clip ? 0 : m->vlm.supervised};
+    q.train = (plan_batch){.samples = b->micro, .images = b->micro};
+    for (int64_t i = 0; i < micros; i++) {
+        const pc_micro_batch *m = &b->steps.micro[i];
+        const int64_t rows = config.kind == PC_MODEL_CLIP ? m->text.ids.dim[0] : m->vlm.N;
+        if (rows > q.train.rows) q.train.rows = rows;
+        if (m->vlm.supervised > q.train.supervised) q.train.supervised = m->vlm.supervised;
+    }
     // As the trainer chooses: small models take a micro-batch a thread.
     q.samples = micros >= 2 && pc_params_numel(&b->model.params, false) < 20 * 1000 * 1000;
     q.replicas = q.samples ? (int)(micros < threads ? micros : threads) : 1;
@@ -158,6 +192,9 @@ static void open_bench(bench *b, const json_t *shape, int threads)
     const optimizer_config adamw = {0.9, 0.999, 1e-8, 0.01, 1.0, false};
     must(engine_open(&b->engine, &b->model, b->pool, &e, &b->plan.sizes));
     must(optimizer_open(&b->optimizer, &b->model.params, &adamw, b->pool));
+    b->flops = b->plan.flops_row * (double)b->steps.tokens +
+               b->plan.flops_image * (double)b->batch +
+               b->plan.flops_supervised * (double)b->steps.supervised;
 }
 
 static double cpu_seconds(void)
@@ -167,7 +204,7 @@ static double cpu_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// The best of five products of the kind that layers make: what the machine gives at most.
+// The best of ten products of the kind that layers make, ours and OpenBLAS's: what the machine gives at most, in GFLOP/s.
 static double sgemm_rate(bench *b)
 {
     const int64_t n = 2048;
@@ -182,9 +219,12 @@ static double sgemm_rate(bench *b)
     pc_ctx ctx = b->engine.replicas[0].ctx;
     ctx.pool = b->pool;
     double best = 1e30;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 10; i++) {
         const double began = pc_seconds();
-        ctx.ops->linear_forward(&ctx, y, x, w, PC_NONE, PC_NONE);
+        if (i % 2)
+            pc_gemm_f32(b->pool, false, true, n, n, n, 1.0f, x.data, n, w.data, n, 0.0f, y.data, n);
+        else
+            ctx.ops->linear_forward(&ctx, y, x, w, PC_NONE, PC_NONE);
         const double seconds = pc_seconds() - began;
         if (seconds < best) best = seconds;
     }
@@ -205,44 +245,113 @@ static double step(bench *b)
     return seconds;
 }
 
-int main(int argc, char **argv)
+static void serve(bench *b)
 {
-    if (argc < 3) {
-        fprintf(stderr, "usage: bench_train SHAPES.json NAME [threads]\n");
-        return 2;
-    }
-    json_error_t error;
-    json_t *shapes = json_load_file(argv[1], 0, &error);
-    const json_t *shape = json_object_get(shapes, argv[2]);
-    if (!shape) {
-        fprintf(stderr, "bench_train: no shape '%s' in '%s' %s\n", argv[2], argv[1], error.text);
-        return 1;
-    }
-    static bench b;
-    pc_isa isa;
-    const long start = memory("VmRSS:");
-    must(pc_isa_choose(&isa));
-    open_bench(&b, shape, argc > 3 ? atoi(argv[3]) : pc_cpu_count());
-    printf("{\"parameters\": %lld, \"flops\": %.6g, \"isa\": \"%s\", \"replicas\": %d}\n",
-           (long long)b.plan.numbers, b.plan.flops_step, pc_isa_name(isa), b.engine.count);
-    fflush(stdout);
     char line[64];
     while (fgets(line, sizeof line, stdin)) {
         if (!strncmp(line, "sgemm", 5)) {
-            printf("%.1f\n", sgemm_rate(&b));
-            fflush(stdout);
-            continue;
+            printf("%.1f\n", sgemm_rate(b));
+        } else if (!strncmp(line, "memory", 6)) {
+            printf("%ld\n", memory("VmHWM:") - b->start);
+        } else {
+            const int n = atoi(line);
+            printf("[");
+            for (int i = 0; i < n; i++) {
+                const double cpu = cpu_seconds(), seconds = step(b);
+                printf("%s[%.6f, %.6f]", i ? ", " : "", seconds, cpu_seconds() - cpu);
+            }
+            printf("]\n");
         }
-        const int n = atoi(line);
-        printf("[");
-        for (int i = 0; i < n; i++) {
-            const double cpu = cpu_seconds(), seconds = step(&b);
-            printf("%s[%.6f, %.6f]", i ? ", " : "", seconds, cpu_seconds() - cpu);
-        }
-        printf("]\n");
         fflush(stdout);
     }
-    printf("{\"memory\": %ld}\n", memory("VmHWM:") - start);
+}
+
+static int ascending(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// One step that does not count (pages are touched), then so many that do.
+static void measure(bench *b, const char *name, int64_t steps, bool as_json)
+{
+    double *seconds = malloc((size_t)steps * sizeof *seconds);
+    json_t *all = json_array();
+    if (!seconds || !all) must(pc_fail(PC_ERR_MEMORY, "times of steps"));
+    step(b);
+    for (int64_t i = 0; i < steps; i++) {
+        seconds[i] = step(b);
+        json_array_append_new(all, json_real(1e3 * seconds[i]));
+        if (!as_json) printf("step %lld: %.2f ms\n", (long long)(i + 1), 1e3 * seconds[i]);
+    }
+    const long peak = memory("VmHWM:") - b->start;
+    qsort(seconds, (size_t)steps, sizeof *seconds, ascending);
+    const double median = (seconds[steps / 2] + seconds[(steps - 1) / 2]) / 2;
+    const double rate = 1e-9 * b->flops / median, best = sgemm_rate(b);
+    if (as_json) {
+        json_t *o = json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:o}", "shape", name,
+                              "parameters", (json_int_t)b->plan.numbers, "median_ms", 1e3 * median,
+                              "gflop", 1e-9 * b->flops, "gflops", rate, "sgemm_gflops", best,
+                              "share", rate / best, "memory", (json_int_t)peak, "steps_ms", all);
+        json_dumpf(o, stdout, JSON_REAL_PRECISION(6));
+        printf("\n");
+        json_decref(o);
+    } else {
+        printf("%s: median %.2f ms of %lld steps, %.2f GFLOP, %.1f GFLOP/s, %.0f %% of the best "
+               "product's %.1f; memory above start %.1f MiB\n",
+               name, 1e3 * median, (long long)steps, 1e-9 * b->flops, rate, 100 * rate / best, best,
+               (double)peak / 1048576.0);
+        json_decref(all);
+    }
+    free(seconds);
+}
+
+int main(int argc, char **argv)
+{
+    static bench b;
+    b.start = memory("VmRSS:");
+    int64_t steps = 10, threads = 2;
+    const char *path = "tests/bench/shapes.json";
+    bool as_json = false, serving = false;
+    const pc_cli_flag flags[] = {
+        {"steps", PC_CLI_INT, &steps, "N", "steps that count", 1, 1e6, NULL},
+        {"threads", PC_CLI_INT, &threads, "N", "threads", 1, 1024, NULL},
+        {"shapes", PC_CLI_STRING, &path, "FILE", "where shapes are described", 0, 0, NULL},
+        {"json", PC_CLI_BOOL, &as_json, NULL, "print one JSON object", 0, 0, NULL},
+        {"serve", PC_CLI_BOOL, &serving, NULL, "take orders on standard input", 0, 0, NULL},
+    };
+    const pc_cli cli = {"bench_train",
+                        "SHAPE",
+                        "Time and memory of training steps on made-up data.",
+                        flags,
+                        sizeof flags / sizeof *flags,
+                        1,
+                        1,
+                        NULL};
+    char **args;
+    int n;
+    if (pc_cli_parse(&cli, argc - 1, argv + 1, &args, &n)) {
+        fprintf(stderr, "bench_train: %s\n", pc_error_text());
+        return 2;
+    }
+    if (!args) return 0;
+
+    json_error_t error = {.text = ""};
+    json_t *shapes = json_load_file(path, 0, &error);
+    b.shape = json_object_get(shapes, args[0]);
+    if (!b.shape)
+        must(pc_fail(PC_ERR_INPUT, "no shape '%s' in '%s' %s", args[0], path, error.text));
+    pc_isa isa;
+    must(pc_isa_choose(&isa));
+    open_bench(&b, (int)threads);
+    if (serving) {
+        printf("{\"parameters\": %lld, \"flops\": %.6g, \"isa\": \"%s\", \"replicas\": %d}\n",
+               (long long)b.plan.numbers, b.flops, pc_isa_name(isa), b.engine.count);
+        fflush(stdout);
+        serve(&b);
+    } else {
+        measure(&b, args[0], steps, as_json);
+    }
     optimizer_close(&b.optimizer);
     engine_close(&b.engine);
     pc_arena_close(&b.data);
