@@ -61,6 +61,8 @@ PC_INLINE void act_row_back(float *dz, const float *da, const float *z, int64_t 
 {
     int64_t i = 0;
     for (; i + 2 * VW <= n; i += 2 * VW) {
+        v_ask_ahead(z + i);
+        v_ask_ahead(z + i + VW);
         const vf x = act_slope(v_load(z + i), kind), y = act_slope(v_load(z + i + VW), kind);
         v_store(dz + i, v_mul(v_load(da + i), x));
         v_store(dz + i + VW, v_mul(v_load(da + i + VW), y));
@@ -167,6 +169,8 @@ static void swiglu_rows_backward(void *arg, int64_t begin, int64_t end, int work
         float *dg = pc_row(j->out, n), *du = dg + F;
         for (int64_t f = 0; f < F; f += VW) {
             const int64_t left = F - f;
+            v_ask_ahead(g + f);
+            v_ask_ahead(u + f);
             const vf z = v_load_tail(g + f, left), d = v_load_tail(dh + f, left);
             const vf s = v_logistic(z), one = v_set1(1.0f);
             const vf slope = v_mul(s, v_fma(z, v_sub(one, s), one));

@@ -197,6 +197,7 @@ PC_INLINE void back_rows(const norm_back_job *j, place *first, int64_t i, int ro
     const float *gain = j->g.data, *mean = j->mean.data, *rstd = j->rstd.data;
     const float *x[NORM_ROWS], *dy[NORM_ROWS], *add[NORM_ROWS];
     const bool more = pc_present(j->add);
+    const int64_t ahead = 1 + PC_AHEAD / (H * C); // rows
     float *dx[NORM_ROWS], sum_u[NORM_ROWS], sum_ux[NORM_ROWS];
     vf shift[NORM_ROWS], r[NORM_ROWS], mean_u[NORM_ROWS], mean_uh[NORM_ROWS];
     for (int k = 0; k < rows; k++, step_on(first, H)) {
@@ -206,6 +207,9 @@ PC_INLINE void back_rows(const norm_back_job *j, place *first, int64_t i, int ro
         add[k] = more ? at_place(j->add, *first, C) : NULL;
         shift[k] = v_set1(layer ? mean[i + k] : 0);
         r[k] = v_set1(rstd[i + k]);
+        const place later = {pc_min64(first->n + ahead, j->x.dim[0] - 1), first->h};
+        const float *soon = at_place(j->x, later, C);
+        for (int64_t c = 0; c < C; c += 16) _mm_prefetch((const char *)(soon + c), _MM_HINT_T0);
     }
     back_sums(sum_u, sum_ux, gain, dy, x, shift, rows, C, layer);
     for (int k = 0; k < rows; k++) {
