@@ -36,6 +36,7 @@ typedef struct pc_family {
     // Their names in the layout that files use; `variant` picks among layouts a file may have (0: the one we write).
     pc_status (*aliases)(pc_aliases *out, const pc_model_config *c, int variant);
     int variants;
+    int modules; // the variant whose names are the module paths of the library's class (adapters go by them)
     const char *const
         *ignored; // NULL-terminated name endings that may be in a file and mean nothing
 } pc_family;

@@ -245,6 +245,7 @@ const pc_family pc_family_llava = {
     .config = llava_config,
     .aliases = llava_aliases,
     .variants = LAYOUTS,
+    .modules = 2,
     .ignored = llava_ignored,
 };
 
