@@ -9,6 +9,8 @@
 
 #include <math.h>
 
+#include "model/layers/mask.h"
+
 void pc_attention_params(pc_params *p, pc_attention *l, const char *name,
                          const pc_attention_config *c)
 {
@@ -44,85 +46,161 @@ static pc_tensor heads(const pc_attention *l, pc_tensor fused, int64_t begin, in
     return pc_as_heads(pc_cols(fused, begin * D, end * D), D);
 }
 
-/* Values: behind the keys, in the buffer that no query/key norm has copied from. */
-static pc_tensor values(const pc_attention *l, const pc_attention_kept *kept)
+/* The three operands of the attention itself, wherever they stand. */
+typedef struct operands {
+    pc_tensor q, k, v; // (M or N, H, D), (N, G, D), (N, G, D)
+} operands;
+
+/* In one fused buffer, or queries apart. Values are where no query/key norm has copied from. */
+static operands operands_of(const pc_attention *l, const pc_attention_kept *kept)
 {
     const int64_t H = l->config.H, G = l->config.G;
-    return heads(l, pc_present(kept->raw) ? kept->raw : kept->qkv, H + G, H + 2 * G);
+    const bool apart = pc_present(kept->q);
+    const int64_t first = apart ? 0 : H; // the first key head
+    const pc_tensor from = pc_present(kept->raw) ? kept->raw : kept->qkv;
+    return (operands){.q = heads(l, apart ? kept->q : kept->qkv, 0, H),
+                      .k = heads(l, kept->qkv, first, first + G),
+                      .v = heads(l, from, first + G, first + 2 * G)};
+}
+
+/* The products of all rows, or of the read rows' queries and of all rows' keys and values. */
+static void project_forward(pc_ctx *ctx, pc_attention_kept *kept, const pc_attention *l,
+                            pc_tensor x, const pc_read *read)
+{
+    const pc_attention_config *c = &l->config;
+    const int64_t N = x.dim[0], H = c->H, G = c->G, D = c->D, Q = read ? 0 : H;
+    kept->qkv = pc_alloc2(ctx->act, ctx->real, N, (c->qk_norm ? Q + G : Q + 2 * G) * D);
+    if (c->qk_norm) kept->raw = pc_alloc2(ctx->act, ctx->real, N, (Q + 2 * G) * D);
+    const pc_tensor all = c->qk_norm ? kept->raw : kept->qkv;
+    if (!read) {
+        pc_linear_forward(ctx, all, &l->qkv, x, PC_NONE);
+        return;
+    }
+    const int64_t M = read->rows.dim[0];
+    const pc_linear queries = pc_linear_outputs(&l->qkv, 0, H * D);
+    const pc_linear others = pc_linear_outputs(&l->qkv, H * D, (H + 2 * G) * D);
+    kept->x = pc_alloc2(ctx->act, ctx->real, M, c->C);
+    kept->q = pc_alloc2(ctx->act, ctx->real, M, H * D);
+    if (c->qk_norm) kept->q_raw = pc_alloc2(ctx->act, ctx->real, M, H * D);
+    ctx->ops->gather_forward(ctx, kept->x, x, read->rows);
+    pc_linear_forward(ctx, c->qk_norm ? kept->q_raw : kept->q, &queries, kept->x, PC_NONE);
+    pc_linear_forward(ctx, all, &others, x, PC_NONE);
+}
+
+/* What the query/key norm read: queries, keys. */
+static pc_tensor raw_queries(const pc_attention *l, const pc_attention_kept *kept)
+{
+    return heads(l, pc_present(kept->q) ? kept->q_raw : kept->raw, 0, l->config.H);
+}
+
+static pc_tensor raw_keys(const pc_attention *l, const pc_attention_kept *kept)
+{
+    const int64_t first = pc_present(kept->q) ? 0 : l->config.H;
+    return heads(l, kept->raw, first, first + l->config.G);
 }
 
 void pc_attention_forward(pc_ctx *ctx, pc_tensor y, pc_attention_kept *kept, const pc_attention *l,
-                          pc_tensor x, const pc_seq *seq, pc_kv *kv, pc_tensor r)
+                          pc_tensor x, const pc_seq *seq, const pc_read *read, pc_kv *kv,
+                          pc_tensor r)
 {
     const pc_attention_config *c = &l->config;
-    const int64_t N = x.dim[0], H = c->H, G = c->G, D = c->D;
+    const int64_t M = read ? read->rows.dim[0] : x.dim[0], H = c->H, G = c->G, D = c->D;
     *kept = (pc_attention_kept){0};
-    kept->qkv = pc_alloc2(ctx->act, ctx->real, N, (c->qk_norm ? H + G : H + 2 * G) * D);
-    if (c->qk_norm) kept->raw = pc_alloc2(ctx->act, ctx->real, N, (H + 2 * G) * D);
-    kept->o = pc_alloc2(ctx->act, ctx->real, N, H * D);
-    kept->lse = pc_alloc2(ctx->act, ctx->real, N, H);
+    project_forward(ctx, kept, l, x, read);
+    kept->o = pc_alloc2(ctx->act, ctx->real, M, H * D);
+    kept->lse = pc_alloc2(ctx->act, ctx->real, M, H);
 
-    pc_linear_forward(ctx, c->qk_norm ? kept->raw : kept->qkv, &l->qkv, x, PC_NONE);
-    const pc_tensor q = heads(l, kept->qkv, 0, H), v = values(l, kept);
-    pc_tensor k = heads(l, kept->qkv, H, H + G);
+    operands t = operands_of(l, kept);
     if (c->qk_norm) {
-        pc_norm_forward(ctx, q, &kept->q_norm, &l->q_norm, heads(l, kept->raw, 0, H));
-        pc_norm_forward(ctx, k, &kept->k_norm, &l->k_norm, heads(l, kept->raw, H, H + G));
+        pc_norm_forward(ctx, t.q, &kept->q_norm, &l->q_norm, raw_queries(l, kept));
+        pc_norm_forward(ctx, t.k, &kept->k_norm, &l->k_norm, raw_keys(l, kept));
     }
     if (pc_present(seq->pos)) {
-        const pc_tensor both = heads(l, kept->qkv, 0, H + G);
+        const pc_tensor both = read ? t.k : heads(l, kept->qkv, 0, H + G);
         ctx->ops->rope_forward(ctx, both, both, seq->rope.cos_table, seq->rope.sin_table, seq->pos);
+        if (read)
+            ctx->ops->rope_forward(ctx, t.q, t.q, read->seq.rope.cos_table,
+                                   read->seq.rope.sin_table, read->seq.pos);
     }
-
-    pc_tensor all_k = k, all_v = v;
     if (kv) {
-        ctx->ops->splice_forward(ctx, kv->k, pc_as_heads(k, D), kv->write);
-        ctx->ops->splice_forward(ctx, kv->v, pc_as_heads(v, D), kv->write);
-        all_k = pc_as_heads(kv->k, D);
-        all_v = pc_as_heads(kv->v, D);
+        ctx->ops->splice_forward(ctx, kv->k, pc_as_heads(t.k, D), kv->write);
+        ctx->ops->splice_forward(ctx, kv->v, pc_as_heads(t.v, D), kv->write);
+        t.k = pc_as_heads(kv->k, D);
+        t.v = pc_as_heads(kv->v, D);
     }
-    ctx->ops->attention_forward(ctx, pc_as_heads(kept->o, D), kept->lse, q, all_k, all_v,
-                                &seq->mask, 1.0 / sqrt((double)D));
+    ctx->ops->attention_forward(ctx, pc_as_heads(kept->o, D), kept->lse, t.q, t.k, t.v,
+                                read ? &read->seq.mask : &seq->mask, 1.0 / sqrt((double)D));
     pc_linear_forward(ctx, y, &l->out, kept->o, r);
+}
+
+/* From the gradients of queries (M) and of keys and values (N) to that of x, each through its rows of Wqkv. */
+static void project_apart_backward(pc_ctx *ctx, pc_tensor dx, pc_attention *l,
+                                   const pc_attention_kept *kept, pc_tensor dq, pc_tensor dkv,
+                                   pc_tensor x, const pc_read *read)
+{
+    const int64_t H = l->config.H, G = l->config.G, D = l->config.D;
+    pc_linear queries = pc_linear_outputs(&l->qkv, 0, H * D);
+    pc_linear others = pc_linear_outputs(&l->qkv, H * D, (H + 2 * G) * D);
+    const pc_tensor dread = pc_present(dx) ? pc_alloc_like(ctx->scratch, kept->x) : PC_NONE;
+    pc_linear_backward(ctx, dx, &others, dkv, x);
+    pc_linear_backward(ctx, dread, &queries, dq, kept->x);
+    if (pc_present(dx)) ctx->grad_ops->add_rows_backward(ctx, dx, dread, read->rows);
 }
 
 void pc_attention_backward(pc_ctx *ctx, pc_tensor dx, pc_attention *l,
                            const pc_attention_kept *kept, pc_tensor dy, pc_tensor x,
-                           const pc_seq *seq)
+                           const pc_seq *seq, const pc_read *read)
 {
     const pc_attention_config *c = &l->config;
-    const int64_t N = x.dim[0], H = c->H, G = c->G, D = c->D;
+    const int64_t N = x.dim[0], H = c->H, G = c->G, D = c->D, Q = read ? 0 : H;
     if (!pc_present(dx) && !pc_linear_trains(&l->qkv) && !norms_train(l)) {
         pc_linear_backward(ctx, PC_NONE, &l->out, dy, kept->o);
         return;
     }
     const size_t mark = pc_arena_mark(ctx->scratch);
-    const pc_tensor dqkv = pc_alloc2(ctx->scratch, ctx->real, N, (H + 2 * G) * D);
-    const pc_tensor dq = heads(l, dqkv, 0, H), dk = heads(l, dqkv, H, H + G);
-    const pc_tensor dv = heads(l, dqkv, H + G, H + 2 * G);
+    const pc_tensor dqkv = pc_alloc2(ctx->scratch, ctx->real, N, (Q + 2 * G) * D);
+    const pc_tensor apart = read ? pc_alloc_like(ctx->scratch, kept->q) : PC_NONE;
+    const pc_tensor dq = heads(l, read ? apart : dqkv, 0, H), dk = heads(l, dqkv, Q, Q + G);
+    const pc_tensor dv = heads(l, dqkv, Q + G, Q + 2 * G);
+    const operands t = operands_of(l, kept);
 
     const size_t inner = pc_arena_mark(ctx->scratch);
     const pc_tensor dout = pc_alloc_like(ctx->scratch, kept->o);
     pc_linear_backward(ctx, dout, &l->out, dy, kept->o);
-    ctx->grad_ops->attention_backward(ctx, dq, dk, dv, pc_as_heads(dout, D),
-                                      heads(l, kept->qkv, 0, H), heads(l, kept->qkv, H, H + G),
-                                      values(l, kept), pc_as_heads(kept->o, D), kept->lse,
-                                      &seq->mask, 1.0 / sqrt((double)D));
+    ctx->grad_ops->attention_backward(ctx, dq, dk, dv, pc_as_heads(dout, D), t.q, t.k, t.v,
+                                      pc_as_heads(kept->o, D), kept->lse,
+                                      read ? &read->seq.mask : &seq->mask, 1.0 / sqrt((double)D));
     pc_arena_release(ctx->scratch, inner);
 
     if (pc_present(seq->pos)) {
-        const pc_tensor both = heads(l, dqkv, 0, H + G);
+        const pc_tensor both = read ? dk : heads(l, dqkv, 0, H + G);
         ctx->grad_ops->rope_backward(ctx, both, both, seq->rope.cos_table, seq->rope.sin_table,
                                      seq->pos);
+        if (read)
+            ctx->grad_ops->rope_backward(ctx, dq, dq, read->seq.rope.cos_table,
+                                         read->seq.rope.sin_table, read->seq.pos);
     }
     if (c->qk_norm) {
-        pc_norm_backward(ctx, dq, &l->q_norm, &kept->q_norm, dq, heads(l, kept->raw, 0, H),
-                         PC_NONE);
-        pc_norm_backward(ctx, dk, &l->k_norm, &kept->k_norm, dk, heads(l, kept->raw, H, H + G),
-                         PC_NONE);
+        pc_norm_backward(ctx, dq, &l->q_norm, &kept->q_norm, dq, raw_queries(l, kept), PC_NONE);
+        pc_norm_backward(ctx, dk, &l->k_norm, &kept->k_norm, dk, raw_keys(l, kept), PC_NONE);
     }
-    pc_linear_backward(ctx, dx, &l->qkv, dqkv, x);
+    if (read)
+        project_apart_backward(ctx, dx, l, kept, apart, dqkv, x, read);
+    else
+        pc_linear_backward(ctx, dx, &l->qkv, dqkv, x);
     pc_arena_release(ctx->scratch, mark);
+}
+
+void pc_read_rows(pc_read *out, pc_arena *a, const pc_seq *seq, pc_tensor rows, int64_t N)
+{
+    const int64_t M = rows.dim[0];
+    PC_ASSERT(!pc_present(seq->pos_y), "rows with two positions are resolved first");
+    *out = (pc_read){.rows = rows, .seq = {.rope = seq->rope}};
+    pc_mask_rows(&out->seq.mask, a, &seq->mask, rows, N);
+    if (!pc_present(seq->pos)) return;
+    out->seq.pos = pc_alloc1(a, PC_I32, M);
+    for (int64_t i = 0; i < M && !a->dry; i++)
+        pc_i32(out->seq.pos)[i] = pc_i32(seq->pos)[pc_i32(rows)[i]];
 }
 
 void pc_rope_tables(pc_rope *out, pc_arena *a, pc_dtype t, const pc_rope_config *c, int64_t R,

@@ -50,20 +50,37 @@ typedef struct pc_seq {
     pc_rope rope;
 } pc_seq;
 
+/*
+ * The rows that anything reads, where that is not all of them: a tower's last block need make no others. Their
+ * queries attend to the keys and values of all rows. What is left out has no gradient either, so nothing changes
+ * but the work.
+ */
+typedef struct pc_read {
+    pc_tensor rows; // i32 (M), ascending
+    pc_seq seq;     // what these rows see, and where they stand
+} pc_read;
+
+// From row numbers among the N of `seq`; memory from `a`.
+void pc_read_rows(pc_read *out, pc_arena *a, const pc_seq *seq, pc_tensor rows, int64_t N);
+
 typedef struct pc_attention_kept {
     pc_tensor qkv;    // (N, (H+2G)D) after rope; with query/key norm (N, (H+G)D): no values
     pc_tensor raw;    // (N, (H+2G)D) before the query/key norm; absent without it
     pc_tensor o, lse; // (N, H*D), (N, H)
     pc_norm_kept q_norm, k_norm;
+    // With rows to read alone the queries stand apart: qkv and raw hold keys and values only, o and lse M rows.
+    pc_tensor x, q, q_raw; // (M,C), (M, H*D), (M, H*D)
 } pc_attention_kept;
 
 void pc_attention_params(pc_params *p, pc_attention *l, const char *name,
                          const pc_attention_config *c);
+// y and r (N,C), x (N,C). With `read` (NULL: every row) y and r are (M,C), and so is dy.
 void pc_attention_forward(pc_ctx *ctx, pc_tensor y, pc_attention_kept *kept, const pc_attention *l,
-                          pc_tensor x, const pc_seq *seq, pc_kv *kv, pc_tensor r);
+                          pc_tensor x, const pc_seq *seq, const pc_read *read, pc_kv *kv,
+                          pc_tensor r);
 void pc_attention_backward(pc_ctx *ctx, pc_tensor dx, pc_attention *l,
                            const pc_attention_kept *kept, pc_tensor dy, pc_tensor x,
-                           const pc_seq *seq);
+                           const pc_seq *seq, const pc_read *read);
 bool pc_attention_trains(const pc_attention *l); // some parameter of it has a gradient
 
 // Tables for positions 0 .. R-1 (spec: decoders.md 3).

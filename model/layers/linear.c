@@ -19,6 +19,22 @@ bool pc_linear_trains(const pc_linear *l)
     return pc_present(l->weight.g) || pc_present(l->bias.g);
 }
 
+static pc_weight weight_rows(pc_weight w, int64_t begin, int64_t end)
+{
+    if (pc_present(w.w)) w.w = pc_rows(w.w, begin, end);
+    if (pc_present(w.g)) w.g = pc_rows(w.g, begin, end);
+    return w;
+}
+
+pc_linear pc_linear_outputs(const pc_linear *l, int64_t begin, int64_t end)
+{
+    pc_linear part = *l;
+    part.O = end - begin;
+    part.weight = weight_rows(l->weight, begin, end);
+    part.bias = weight_rows(l->bias, begin, end);
+    return part;
+}
+
 static void check(const pc_linear *l, pc_tensor y, pc_tensor x)
 {
     PC_ASSERT(x.dim[1] == l->I && y.dim[1] == l->O && x.dim[0] == y.dim[0],

@@ -29,6 +29,9 @@ void pc_linear_act_forward(pc_ctx *ctx, pc_tensor a, pc_tensor z, const pc_linea
 // dx may be absent. Nothing is computed when no gradient is wanted.
 void pc_linear_backward(pc_ctx *ctx, pc_tensor dx, pc_linear *l, pc_tensor dy, pc_tensor x);
 
+// Outputs [begin, end) of it, as a linear of its own on the same numbers: the queries of a fused projection.
+pc_linear pc_linear_outputs(const pc_linear *l, int64_t begin, int64_t end);
+
 // Whether any parameter of it has a gradient.
 bool pc_linear_trains(const pc_linear *l);
 

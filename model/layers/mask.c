@@ -55,3 +55,30 @@ void pc_mask_ragged(pc_mask *m, pc_arena *a, const int64_t *lengths, int64_t T, 
     }
     pc_i32(m->q_off)[B] = pc_i32(m->k_off)[B] = (int32_t)N;
 }
+
+static pc_tensor picked(pc_arena *a, pc_tensor from, pc_tensor rows)
+{
+    if (!pc_present(from)) return PC_NONE;
+    const int64_t M = rows.dim[0];
+    const pc_tensor out = pc_alloc1(a, PC_I32, M);
+    for (int64_t i = 0; i < M && !a->dry; i++) pc_i32(out)[i] = pc_i32(from)[pc_i32(rows)[i]];
+    return out;
+}
+
+void pc_mask_rows(pc_mask *m, pc_arena *a, const pc_mask *all, pc_tensor rows, int64_t N)
+{
+    const int64_t M = rows.dim[0], S = all->S;
+    *m = (pc_mask){.S = S, .k_off = all->k_off};
+    m->q_off = pc_alloc1(a, PC_I32, S + 1);
+    m->lo = picked(a, all->lo, rows);
+    m->hi = picked(a, all->hi, rows);
+    m->plo = picked(a, all->plo, rows);
+    m->phi = picked(a, all->phi, rows);
+    m->pairs = all->pairs * (double)M / (double)N; // exact where every row sees as many
+    if (a->dry) return;
+    int64_t i = 0;
+    for (int64_t s = 0; s <= S; s++) {
+        while (i < M && pc_i32(rows)[i] < pc_i32(all->q_off)[s]) i++;
+        pc_i32(m->q_off)[s] = (int32_t)i;
+    }
+}

@@ -19,4 +19,7 @@ void pc_mask_full(pc_mask *m, pc_arena *a, int64_t B, int64_t Q, int64_t K, int6
 void pc_mask_ragged(pc_mask *m, pc_arena *a, const int64_t *lengths, int64_t T, int64_t B,
                     bool causal);
 
+// The same keys, seen by query rows `rows` (i32 (M), ascending) alone: query m sees what row rows[m] of the N did.
+void pc_mask_rows(pc_mask *m, pc_arena *a, const pc_mask *all, pc_tensor rows, int64_t N);
+
 #endif

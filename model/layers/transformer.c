@@ -79,13 +79,20 @@ static void drop_and_add(pc_ctx *ctx, pc_tensor y, pc_tensor r, pc_rng_key key)
     ctx->ops->add_forward(ctx, y, y, r);
 }
 
+/* M rows of the block's output where `read` names them, else as many as it reads. */
+static pc_tensor alloc_rows(pc_arena *a, pc_tensor x, const pc_read *read)
+{
+    return read ? pc_alloc2(a, x.dtype, read->rows.dim[0], x.dim[1]) : pc_alloc_like(a, x);
+}
+
 /*
  * out = block(x), out and h given: out == h == x is allowed when nothing is kept, without dropout. Without
  * `out` the block is being run again for backward: the dropout keys in kept are those of the first time, and
- * the last product is left out.
+ * the last product is left out. With `read` out and h are its rows alone.
  */
 static void block_forward(pc_ctx *ctx, pc_tensor out, pc_tensor h, pc_block_kept *kept,
-                          const pc_block *b, pc_tensor x, const pc_seq *seq, pc_kv *kv)
+                          const pc_block *b, pc_tensor x, const pc_seq *seq, const pc_read *read,
+                          pc_kv *kv)
 {
     const bool drop = ctx->dropout > 0.0, again = !pc_present(out);
     kept->x = x;
@@ -98,22 +105,31 @@ static void block_forward(pc_ctx *ctx, pc_tensor out, pc_tensor h, pc_block_kept
     }
     kept->n1 = pc_alloc_like(ctx->act, x);
     pc_norm_forward(ctx, kept->n1, &kept->norm1, &b->norm1, x);
-    pc_attention_forward(ctx, h, &kept->attn, &b->attn, kept->n1, seq, kv, drop ? PC_NONE : x);
-    if (drop) drop_and_add(ctx, h, x, kept->drop_attn);
-    kept->n2 = pc_alloc_like(ctx->act, x);
+    pc_tensor r = x; // the residual stream where the block's output is wanted
+    if (read) {
+        r = alloc_rows(ctx->act, x, read);
+        ctx->ops->gather_forward(ctx, r, x, read->rows);
+    }
+    pc_attention_forward(ctx, h, &kept->attn, &b->attn, kept->n1, seq, read, kv,
+                         drop ? PC_NONE : r);
+    if (drop) drop_and_add(ctx, h, r, kept->drop_attn);
+    kept->n2 = pc_alloc_like(ctx->act, h);
     pc_norm_forward(ctx, kept->n2, &kept->norm2, &b->norm2, h);
     pc_mlp_forward(ctx, out, &kept->mlp, &b->mlp, kept->n2, drop ? PC_NONE : h);
     if (drop && !again) drop_and_add(ctx, out, h, kept->drop_mlp);
 }
 
 pc_tensor pc_transformer_forward(pc_ctx *ctx, pc_transformer_kept *kept, const pc_transformer *l,
-                                 pc_tensor x, const pc_seq *seq, pc_kv *kv, int64_t stop)
+                                 pc_tensor x, const pc_seq *seq, const pc_read *read, pc_kv *kv,
+                                 int64_t stop)
 {
     PC_ASSERT(stop >= 0 && stop <= l->config.L, "%lld of %lld blocks", (long long)stop,
               (long long)l->config.L);
+    PC_ASSERT(!read || stop > 0, "rows to read of no block");
     const bool inference = !ctx->grad_ops && ctx->dropout == 0.0;
     const bool keep = ctx->grad_ops && l->config.recompute == PC_RECOMPUTE_NONE;
-    *kept = (pc_transformer_kept){.stop = stop};
+    *kept = (pc_transformer_kept){.stop = stop, .reads = read != NULL};
+    if (read) kept->read = *read;
     if (ctx->grad_ops) {
         kept->blocks = pc_arena_bytes(ctx->act, (size_t)(stop + 1) * sizeof *l->planned);
         if (ctx->act->dry) kept->blocks = l->planned; // dry memory counts but cannot hold
@@ -125,12 +141,13 @@ pc_tensor pc_transformer_forward(pc_ctx *ctx, pc_transformer_kept *kept, const p
         pc_block_kept local = {0};
         pc_block_kept *block = ctx->grad_ops ? &kept->blocks[i] : &local;
         *block = (pc_block_kept){0};
-        pc_tensor out = pc_present(stream) ? stream : pc_alloc_like(ctx->act, x);
+        const pc_read *rows = i == stop - 1 ? read : NULL;
+        const pc_tensor out = pc_present(stream) && !rows ? stream : alloc_rows(ctx->act, x, rows);
         if (inference) stream = out;
         const size_t mark = pc_arena_mark(ctx->act);
-        const pc_tensor h = inference ? out : pc_alloc_like(ctx->act, x);
+        const pc_tensor h = inference ? out : pc_alloc_like(ctx->act, out);
         const size_t tap = pc_tap_push(ctx, "blocks.%lld", (long long)i);
-        block_forward(ctx, out, h, block, &l->blocks[i], x, seq, kv ? &kv[i] : NULL);
+        block_forward(ctx, out, h, block, &l->blocks[i], x, seq, rows, kv ? &kv[i] : NULL);
         pc_tap_add(ctx, block->n1, "norm1");
         pc_tap_add(ctx, block->attn.qkv, "attn.qkv");
         pc_tap_add(ctx, block->attn.o, "attn.out");
@@ -146,10 +163,11 @@ pc_tensor pc_transformer_forward(pc_ctx *ctx, pc_transformer_kept *kept, const p
 
 /*
  * g (N,C): the gradient of the block's output, consumed. That of its input goes to dx (which may be g) when
- * it is wanted; without dx it is computed only as far as a gradient of the block needs it.
+ * it is wanted; without dx it is computed only as far as a gradient of the block needs it. With `read` g is
+ * (M,C) and reaches the residual stream at these rows.
  */
 static void block_backward(pc_ctx *ctx, pc_tensor dx, pc_tensor g, pc_block *b,
-                           const pc_block_kept *kept, const pc_seq *seq)
+                           const pc_block_kept *kept, const pc_seq *seq, const pc_read *read)
 {
     const bool drop = ctx->dropout > 0.0;
     const bool first = pc_present(dx) || pc_norm_trains(&b->norm1); // the gradient reaches norm1
@@ -165,24 +183,32 @@ static void block_backward(pc_ctx *ctx, pc_tensor dx, pc_tensor g, pc_block *b,
     }
     pc_mlp_backward(ctx, second ? dn : PC_NONE, &b->mlp, &kept->mlp, dy, kept->n2);
     if (second) pc_norm_backward(ctx, g, &b->norm2, &kept->norm2, dn, kept->h, g);
+    const pc_tensor dn1 = read && first ? pc_alloc_like(ctx->scratch, kept->x) : dn;
     if (attn) {
         if (drop) ctx->grad_ops->dropout_backward(ctx, dy, g, ctx->dropout, kept->drop_attn);
-        pc_attention_backward(ctx, first ? dn : PC_NONE, &b->attn, &kept->attn, dy, kept->n1, seq);
+        pc_attention_backward(ctx, first ? dn1 : PC_NONE, &b->attn, &kept->attn, dy, kept->n1, seq,
+                              read);
     }
-    if (first)
+    if (first && !read)
         pc_norm_backward(ctx, pc_present(dx) ? dx : g, &b->norm1, &kept->norm1, dn, kept->x, g);
+    if (first && read) {
+        pc_norm_backward(ctx, pc_present(dx) ? dx : dn1, &b->norm1, &kept->norm1, dn1, kept->x,
+                         PC_NONE);
+        if (pc_present(dx)) ctx->grad_ops->add_rows_backward(ctx, dx, g, read->rows);
+    }
     pc_arena_release(ctx->scratch, mark);
 }
 
 /* The forward of a block once more: what it keeps goes to scratch, where the caller's mark frees it. */
-static void recompute(pc_ctx *ctx, pc_block_kept *block, const pc_block *b, const pc_seq *seq)
+static void recompute(pc_ctx *ctx, pc_block_kept *block, const pc_block *b, const pc_seq *seq,
+                      const pc_read *read)
 {
     pc_arena *const act = ctx->act;
     pc_taps *const taps = ctx->taps;
     ctx->act = ctx->scratch;
     ctx->taps = NULL;
     const pc_tensor x = block->x;
-    block_forward(ctx, PC_NONE, pc_alloc_like(ctx->scratch, x), block, b, x, seq, NULL);
+    block_forward(ctx, PC_NONE, alloc_rows(ctx->scratch, x, read), block, b, x, seq, read, NULL);
     ctx->act = act;
     ctx->taps = taps;
 }
@@ -193,13 +219,23 @@ void pc_transformer_backward(pc_ctx *ctx, pc_tensor dx, pc_transformer *l,
     int64_t lowest = 0; // the lowest block that the gradient must enter
     if (!pc_present(dx))
         while (lowest < kept->stop && !block_trains(&l->blocks[lowest])) lowest++;
+    // What travels down the blocks: dy itself, or, when that is of a few rows, a gradient of all of them.
+    const size_t outer = pc_arena_mark(ctx->scratch);
+    pc_tensor all = kept->reads ? dx : dy;
+    if (kept->reads && !pc_present(dx) && kept->stop - 1 > lowest)
+        all = pc_alloc_like(ctx->scratch, kept->blocks[kept->stop - 1].x);
     for (int64_t i = kept->stop - 1; i >= lowest; i--) {
+        const bool last = i == kept->stop - 1;
+        const pc_read *read = last && kept->reads ? &kept->read : NULL;
         const size_t mark = pc_arena_mark(ctx->scratch);
         pc_block_kept block = kept->blocks[i];
-        if (l->config.recompute == PC_RECOMPUTE_BLOCK) recompute(ctx, &block, &l->blocks[i], seq);
-        block_backward(ctx, i > lowest ? dy : dx, dy, &l->blocks[i], &block, seq);
+        if (l->config.recompute == PC_RECOMPUTE_BLOCK)
+            recompute(ctx, &block, &l->blocks[i], seq, read);
+        block_backward(ctx, i > lowest ? all : dx, last ? dy : all, &l->blocks[i], &block, seq,
+                       read);
         pc_arena_release(ctx->scratch, mark);
     }
+    pc_arena_release(ctx->scratch, outer);
     const bool untouched = kept->stop == lowest && pc_present(dx) && dx.data != dy.data;
     if (untouched) ctx->ops->copy_forward(ctx, dx, dy);
 }

@@ -53,6 +53,8 @@ typedef struct pc_transformer {
 typedef struct pc_transformer_kept {
     pc_block_kept *blocks; // (stop), from ctx->act
     int64_t stop;
+    bool reads; // the last block made the rows of `read` alone
+    pc_read read;
 } pc_transformer_kept;
 
 // Lists "blocks.i.{norm1,attn.qkv,attn.out,norm2,mlp.*}". Close frees `blocks`.
@@ -61,11 +63,14 @@ void pc_transformer_close(pc_transformer *l);
 
 // x is read and kept (training); the output is a fresh tensor from ctx->act. kv: one pc_kv per layer,
 // or NULL. In inference (no grad_ops) each block's activations are released before the next. Taps:
-// "hidden_states.l" for l = 0 .. stop.
+// "hidden_states.l" for l = 0 .. stop. `read` (NULL: every row): the output is these rows, (M,C), and the last
+// block works on no others; not with stop 0.
 pc_tensor pc_transformer_forward(pc_ctx *ctx, pc_transformer_kept *kept, const pc_transformer *l,
-                                 pc_tensor x, const pc_seq *seq, pc_kv *kv, int64_t stop);
+                                 pc_tensor x, const pc_seq *seq, const pc_read *read, pc_kv *kv,
+                                 int64_t stop);
 // dx (N,C) overwritten; may be absent when nothing below is trained and no block is: dy is consumed.
-// Blocks below the first with a trainable parameter are skipped unless dx is wanted. dx may be dy.
+// Blocks below the first with a trainable parameter are skipped unless dx is wanted. dx may be dy, but for a
+// forward with `read`, where dy is (M,C).
 void pc_transformer_backward(pc_ctx *ctx, pc_tensor dx, pc_transformer *l,
                              const pc_transformer_kept *kept, pc_tensor dy, const pc_seq *seq);
 

@@ -90,8 +90,8 @@ pc_tensor pc_decoder_forward(pc_ctx *ctx, pc_decoder_kept *kept, const pc_decode
     kept->seq.rope = l->rope;
     if (l->config.rope_2d) pc_rope_resolve(ctx, &kept->seq);
     const size_t tap = pc_tap_push(ctx, "decoder");
-    kept->hidden =
-        pc_transformer_forward(ctx, &kept->blocks, &l->blocks, x, &kept->seq, kv, l->config.L);
+    kept->hidden = pc_transformer_forward(ctx, &kept->blocks, &l->blocks, x, &kept->seq, NULL, kv,
+                                          l->config.L);
     // Without blocks `hidden` is the caller's x; in inference a fresh one may be overwritten.
     const bool fresh = ctx->grad_ops || l->config.L == 0;
     kept->normed = fresh ? pc_alloc_like(ctx->act, x) : kept->hidden;

@@ -52,7 +52,6 @@ pc_status pc_runner_fit(pc_runner *r, pc_pass *pass, void *arg, double *flops)
     dry.grad_ops = r->dry_grad_ops;
     dry.act = &act;
     dry.scratch = &scratch;
-    dry.taps = NULL;
     dry.flops = 0.0;
     pass(&dry, arg);
     if (flops) *flops = dry.flops;

@@ -1,5 +1,6 @@
 /*
- * text.c - the text tower. norm_final works row by row, so only the pooled rows go through it.
+ * text.c - the text tower. One row of a text is read: the last block makes that one alone, and norm_final, which
+ * works row by row, sees no other. Where activations are asked for by name the blocks make all rows.
  */
 #include "model/networks/text.h"
 
@@ -116,17 +117,20 @@ pc_tensor pc_text_forward(pc_ctx *ctx, pc_text_kept *kept, const pc_text *l, con
     kept->x = pc_alloc2(ctx->act, ctx->real, N, c->C);
     ctx->ops->embedding_forward(ctx, kept->x, b->ids, l->tokens.w);
     ctx->ops->add_rows_forward(ctx, kept->x, kept->x, l->positions.w, b->pos);
-    kept->hidden =
-        pc_transformer_forward(ctx, &kept->blocks, &l->blocks, kept->x, &kept->seq, NULL, c->L);
+    const bool apart = !ctx->taps && c->L > 0;
+    pc_read read;
+    if (apart) pc_read_rows(&read, ctx->act, &kept->seq, b->pooled, N);
+    kept->hidden = pc_transformer_forward(ctx, &kept->blocks, &l->blocks, kept->x, &kept->seq,
+                                          apart ? &read : NULL, NULL, c->L);
     if (ctx->taps) { // published models name the whole normed sequence
         pc_norm_kept all;
         const pc_tensor normed = pc_alloc_like(ctx->act, kept->hidden);
         pc_norm_forward(ctx, normed, &all, &l->norm_final, kept->hidden);
         pc_tap_add(ctx, normed, "normed");
     }
-    kept->rows = pc_alloc2(ctx->act, ctx->real, B, c->C);
     kept->normed = pc_alloc2(ctx->act, ctx->real, B, c->C);
-    ctx->ops->gather_forward(ctx, kept->rows, kept->hidden, b->pooled);
+    kept->rows = apart ? kept->hidden : pc_alloc2(ctx->act, ctx->real, B, c->C);
+    if (!apart) ctx->ops->gather_forward(ctx, kept->rows, kept->hidden, b->pooled);
     pc_norm_forward(ctx, kept->normed, &kept->norm_final, &l->norm_final, kept->rows);
     pc_tap_add(ctx, kept->normed, "pooled");
     pc_linear_forward(ctx, y, &l->proj, kept->normed, PC_NONE);
@@ -155,10 +159,11 @@ void pc_text_backward(pc_ctx *ctx, pc_text *l, const pc_text_kept *kept, const p
     if (norm)
         pc_norm_backward(ctx, drows, &l->norm_final, &kept->norm_final, drows, kept->rows, PC_NONE);
     if (blocks) {
-        const pc_tensor dx = pc_alloc_like(ctx->scratch, kept->hidden);
-        ctx->grad_ops->gather_backward(ctx, dx, drows, b->pooled);
-        pc_transformer_backward(ctx, tables ? dx : PC_NONE, &l->blocks, &kept->blocks, dx,
-                                &kept->seq);
+        const pc_tensor dx = pc_alloc_like(ctx->scratch, kept->x);
+        const bool apart = kept->blocks.reads;
+        if (!apart) ctx->grad_ops->gather_backward(ctx, dx, drows, b->pooled);
+        pc_transformer_backward(ctx, tables ? dx : PC_NONE, &l->blocks, &kept->blocks,
+                                apart ? drows : dx, &kept->seq);
         if (pc_present(l->tokens.g))
             ctx->grad_ops->embedding_backward(ctx, l->tokens.g, dx, b->ids);
         if (pc_present(l->positions.g))

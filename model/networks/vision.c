@@ -245,6 +245,13 @@ static void positions_backward(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *
     pc_arena_release(ctx->scratch, mark);
 }
 
+static pc_tensor class_rows(pc_arena *a, int64_t B, int64_t N1)
+{
+    const pc_tensor rows = pc_alloc1(a, PC_I32, B);
+    for (int64_t b = 0; b < B && !a->dry; b++) pc_i32(rows)[b] = (int32_t)(b * N1);
+    return rows;
+}
+
 pc_tensor pc_vision_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *l, pc_tensor pixels,
                             int64_t stop, bool interpolate)
 {
@@ -279,8 +286,11 @@ pc_tensor pc_vision_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *
     if (c->pre_norm) pc_norm_forward(ctx, x, &kept->norm_pre, &l->norm_pre, kept->tokens);
     if (!ctx->grad_ops) pc_arena_release(ctx->act, mark);
 
-    kept->hidden =
-        pc_transformer_forward(ctx, &kept->blocks, &l->blocks, x, &kept->seq, NULL, stop);
+    const bool class_alone = c->head == PC_HEAD_CLASS && stop > 0 && stop == c->L && !ctx->taps;
+    pc_read read;
+    if (class_alone) pc_read_rows(&read, ctx->act, &kept->seq, class_rows(ctx->act, B, N1), B * N1);
+    kept->hidden = pc_transformer_forward(ctx, &kept->blocks, &l->blocks, x, &kept->seq,
+                                          class_alone ? &read : NULL, NULL, stop);
     pc_tap_pop(ctx, tap);
     return kept->hidden;
 }
@@ -302,20 +312,24 @@ void pc_vision_backward(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *kept, p
 {
     const pc_vision_config *c = &l->config;
     const bool tokens = pc_vision_trains(l, 0); // something below the blocks is trained
-    pc_transformer_backward(ctx, tokens ? dhidden : PC_NONE, &l->blocks, &kept->blocks, dhidden,
-                            &kept->seq);
-    if (!tokens) return;
     const size_t mark = pc_arena_mark(ctx->scratch);
+    const pc_tensor d =
+        kept->blocks.reads ? pc_alloc_like(ctx->scratch, kept->tokens) : dhidden; // all rows'
+    pc_transformer_backward(ctx, tokens ? d : PC_NONE, &l->blocks, &kept->blocks, dhidden,
+                            &kept->seq);
+    if (!tokens) {
+        pc_arena_release(ctx->scratch, mark);
+        return;
+    }
     if (c->pre_norm)
-        pc_norm_backward(ctx, dhidden, &l->norm_pre, &kept->norm_pre, dhidden, kept->tokens,
-                         PC_NONE);
-    positions_backward(ctx, l, kept, dhidden);
+        pc_norm_backward(ctx, d, &l->norm_pre, &kept->norm_pre, d, kept->tokens, PC_NONE);
+    positions_backward(ctx, l, kept, d);
     if (pc_present(l->class_token.g))
-        ctx->grad_ops->embedding_backward(ctx, l->class_token.g, dhidden, kept->cls_ids);
-    pc_tensor drows = dhidden;
+        ctx->grad_ops->embedding_backward(ctx, l->class_token.g, d, kept->cls_ids);
+    pc_tensor drows = d;
     if (c->class_token && stem_trains(l)) {
         drows = pc_alloc2(ctx->scratch, ctx->real, kept->B * kept->h * kept->w, c->C);
-        ctx->grad_ops->splice_backward(ctx, drows, dhidden, kept->patch_rows);
+        ctx->grad_ops->splice_backward(ctx, drows, d, kept->patch_rows);
     }
     stem_backward(ctx, l, kept, drows);
     pc_arena_release(ctx->scratch, mark);

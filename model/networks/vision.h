@@ -79,16 +79,17 @@ pc_status pc_vision_validate(const pc_vision_config *c);
 
 // pixels (B,3,S,S), S a multiple of patch; another S than image_size needs resized positions, which
 // happens here (resize_grid) when `interpolate` is set and is a broken promise otherwise.
-// Returns hidden rows after `stop` blocks: (B*N1, C).
+// Returns hidden rows after `stop` blocks: (B*N1, C). A tower with a class head whose blocks all run makes the
+// class tokens' rows alone in the last one and returns these, (B,C), unless activations are asked for by name.
 pc_tensor pc_vision_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *l, pc_tensor pixels,
                             int64_t stop, bool interpolate);
-// dhidden is consumed.
+// dhidden, of the rows that forward returned, is consumed.
 void pc_vision_backward(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *kept, pc_tensor dhidden);
 
-// The head on hidden rows: (B,E).
+// The head on the rows that pc_vision_forward returned: (B,E).
 pc_tensor pc_vision_head_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *l,
                                  pc_tensor hidden);
-// dhidden (B*N1,C) overwritten.
+// dhidden, of as many rows, overwritten.
 void pc_vision_head_backward(pc_ctx *ctx, pc_tensor dhidden, pc_vision *l,
                              const pc_vision_kept *kept, pc_tensor dy);
 

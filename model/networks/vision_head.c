@@ -89,18 +89,22 @@ static void project_backward(pc_ctx *ctx, pc_tensor drows, pc_vision *l, const p
 static pc_tensor class_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *l,
                                pc_tensor hidden)
 {
-    kept->head_index = every(ctx->act, kept->B, hidden.dim[0] / kept->B);
-    kept->pooled_rows = pc_alloc2(ctx->act, ctx->real, kept->B, l->config.C);
-    ctx->ops->gather_forward(ctx, kept->pooled_rows, hidden, kept->head_index);
+    kept->pooled_rows = hidden;
+    if (!kept->blocks.reads) {
+        kept->head_index = every(ctx->act, kept->B, hidden.dim[0] / kept->B);
+        kept->pooled_rows = pc_alloc2(ctx->act, ctx->real, kept->B, l->config.C);
+        ctx->ops->gather_forward(ctx, kept->pooled_rows, hidden, kept->head_index);
+    }
     return project_forward(ctx, kept, l);
 }
 
 static void class_backward(pc_ctx *ctx, pc_tensor dhidden, pc_vision *l, const pc_vision_kept *kept,
                            pc_tensor dy)
 {
-    const pc_tensor drows = pc_alloc_like(ctx->scratch, kept->pooled_rows);
+    const bool alone = kept->blocks.reads; // dhidden is of the class rows
+    const pc_tensor drows = alone ? dhidden : pc_alloc_like(ctx->scratch, kept->pooled_rows);
     project_backward(ctx, drows, l, kept, dy);
-    ctx->grad_ops->gather_backward(ctx, dhidden, drows, kept->head_index);
+    if (!alone) ctx->grad_ops->gather_backward(ctx, dhidden, drows, kept->head_index);
 }
 
 static pc_tensor mean_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *l,

@@ -127,10 +127,10 @@ static double attention_run(pc_ctx *ctx, void *arg, bool backward)
     attention_case *s = arg;
     pc_attention_kept kept;
     const pc_tensor y = pc_alloc_like(ctx->act, s->w);
-    pc_attention_forward(ctx, y, &kept, &s->attn, s->x, &s->seq, NULL, s->r);
+    pc_attention_forward(ctx, y, &kept, &s->attn, s->x, &s->seq, NULL, NULL, s->r);
     if (backward)
         pc_attention_backward(ctx, s->want_dx ? s->dx : PC_NONE, &s->attn, &kept, s->w, s->x,
-                              &s->seq);
+                              &s->seq, NULL);
     return gradcheck_dot(y, s->w);
 }
 

@@ -3,8 +3,9 @@
  *
  *   derivative   a ViT's, a text tower's and a decoder's stack; packed branches; dropout; frozen parts
  *   bits         recompute equals keeping; inference (in place, nothing kept) equals training's forward;
- *                a gradient computed in part equals the whole one
+ *                a gradient computed in part equals the whole one; reading some rows is making all of them
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,7 +31,8 @@ typedef struct stack {
     pc_seq seq;
     pc_tensor x, dx, w;
     double dropout;
-    bool want_dx;
+    bool want_dx, reads; // reads: the last block makes every third row alone
+    pc_read read;
 } stack;
 
 static double run(pc_ctx *ctx, void *arg, bool backward)
@@ -39,7 +41,8 @@ static double run(pc_ctx *ctx, void *arg, bool backward)
     pc_transformer_kept kept;
     ctx->dropout = s->dropout;
     ctx->dropout_key = (pc_rng_key){.seed = SEED, .stream = PC_STREAM_DROPOUT, .step = 5 << 16};
-    const pc_tensor y = pc_transformer_forward(ctx, &kept, &s->t, s->x, &s->seq, NULL, STOP);
+    const pc_tensor y = pc_transformer_forward(ctx, &kept, &s->t, s->x, &s->seq,
+                                               s->reads ? &s->read : NULL, NULL, STOP);
     if (backward) {
         const pc_tensor dy = gradcheck_copy(ctx->act, s->w);
         pc_transformer_backward(ctx, s->want_dx ? s->dx : PC_NONE, &s->t, &kept, dy, &s->seq);
@@ -102,6 +105,17 @@ static void open(stack *s, const char *label, const pc_transformer_config *c, se
     gradcheck_params(&s->g, &s->params, 0.5);
 }
 
+/* From now on rows 1, 4, 7, ... are read and no others. */
+static void read_some(stack *s)
+{
+    const int64_t N = s->x.dim[0], M = (N + 1) / 3;
+    const pc_tensor rows = pc_alloc1(&s->g.hold, PC_I32, M);
+    for (int64_t i = 0; i < M; i++) pc_i32(rows)[i] = (int32_t)(3 * i + 1);
+    pc_read_rows(&s->read, &s->g.hold, &s->seq, rows, N);
+    s->w = gradcheck_random(&s->g, 1.0, PC_DIMS(M, C));
+    s->reads = true;
+}
+
 static void close(stack *s)
 {
     pc_transformer_close(&s->t);
@@ -114,6 +128,17 @@ static void derivative(const char *label, pc_transformer_config c, sequences_kin
 {
     stack s;
     open(&s, label, &c, k, frozen, want_dx);
+    s.dropout = dropout;
+    check(sabotage_check(&s.g, run, &s, TOLERANCE), label);
+    close(&s);
+}
+
+static void derivative_read(const char *label, pc_transformer_config c, sequences_kind k,
+                            double dropout, const char *const *frozen, bool want_dx)
+{
+    stack s;
+    open(&s, label, &c, k, frozen, want_dx);
+    read_some(&s);
     s.dropout = dropout;
     check(sabotage_check(&s.g, run, &s, TOLERANCE), label);
     close(&s);
@@ -163,6 +188,29 @@ static void inference_is_training(const char *label, pc_transformer_config c, se
     const double inference = gradcheck_once(&s.g, run, &s, false);
     check(memcmp(&training, &inference, sizeof training) == 0, label);
     check(s.g.act.peak < peak, "inference keeps as much as training");
+    close(&s);
+}
+
+/* Reading some rows is making all and passing the others no gradient: the same, but for the order of sums. */
+static void read_is_whole(const char *label, pc_transformer_config c, sequences_kind k)
+{
+    stack s;
+    int64_t n;
+    open(&s, label, &c, k, NULL, true);
+    read_some(&s);
+    const double loss = gradcheck_once(&s.g, run, &s, false);
+    const double *some = gradients(&s, &n);
+    const pc_tensor w = s.w, all = gradcheck_random(&s.g, 0.0, PC_DIMS(s.x.dim[0], C));
+    for (int64_t i = 0; i < w.dim[0]; i++)
+        memcpy((double *)all.data + pc_i32(s.read.rows)[i] * C, (double *)w.data + i * C,
+               C * sizeof(double));
+    s.w = all;
+    s.reads = false;
+    check(fabs(gradcheck_once(&s.g, run, &s, false) - loss) < 1e-12, label);
+    const double *whole = gradients(&s, &n);
+    double worst = 0.0; // seen 2e-15
+    for (int64_t i = 0; i < n; i++) worst = fmax(worst, fabs(some[i] - whole[i]));
+    check(worst < 1e-12, label);
     close(&s);
 }
 
@@ -221,11 +269,23 @@ int main(void)
     derivative("decoder, mlp of the first block alone", llama(), SEQ_CAUSAL, 0.0, norms, false);
     derivative("decoder, parts of blocks", normed_llama, SEQ_CAUSAL, 0.0, only_attn_out, false);
 
+    derivative_read("vit, some rows read", vit(), SEQ_FULL, 0.0, NULL, true);
+    derivative_read("vit, some rows read, dropout", vit(), SEQ_FULL, 0.3, NULL, true);
+    derivative_read("text tower, some rows read, no dx", vit(), SEQ_CAUSAL, 0.0, NULL, false);
+    derivative_read("decoder, some rows read", normed_llama, SEQ_CAUSAL, 0.0, NULL, true);
+    derivative_read("decoder, branches, some rows read", llama(), SEQ_BRANCHES, 0.0, NULL, true);
+    derivative_read("decoder, first block frozen, some rows read", normed_llama, SEQ_CAUSAL, 0.0,
+                    block0, false);
+    derivative_read("decoder, last block frozen, some rows read", llama(), SEQ_CAUSAL, 0.0, block1,
+                    true);
+
     recompute_is_exact("vit: recompute", vit(), SEQ_FULL, 0.0);
     recompute_is_exact("vit with dropout: recompute", vit(), SEQ_FULL, 0.3);
     recompute_is_exact("decoder: recompute", normed_llama, SEQ_BRANCHES, 0.0);
     inference_is_training("vit: inference", vit(), SEQ_FULL);
     inference_is_training("decoder: inference", normed_llama, SEQ_BRANCHES);
+    read_is_whole("vit: read", vit(), SEQ_FULL);
+    read_is_whole("decoder: read", normed_llama, SEQ_BRANCHES);
     part_is_whole("decoder: parts", normed_llama, only_attn_out);
     part_is_whole("decoder: first block frozen", normed_llama, block0);
     if (failures == 0) printf("ok     recompute, inference and frozen parts agree bit for bit\n");
