@@ -114,6 +114,24 @@ typedef struct pc_adamw {
     BACKWARD(attention, (pc_ctx * ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor dout,     \
                          pc_tensor q, pc_tensor k, pc_tensor v, pc_tensor o, pc_tensor lse,          \
                          const pc_mask *mask, double scale))                                       \
+    /* rel_terms  rh[n,h,y] = q[n,h].th[Y-y+a-1]   rw[n,h,x] = q[n,h].tw[X-x+b-1]: how far key (y,x) */ \
+    /*            of a grid of a x b lies from query n = (Y,X). q (N,H,D), N whole grids; th (2a-1,D) */ \
+    /*            tw (2b-1,D); rh (N,H,a), rw (N,H,b)                                              */ \
+    /*            dq = th'(drh) + tw'(drw) + add?   dth +=  dtw +=    (dq may be add; dq, dth, dtw ?) */ \
+    FORWARD(rel_terms, (pc_ctx * ctx, pc_tensor rh, pc_tensor rw, pc_tensor q, pc_tensor th,         \
+                        pc_tensor tw))                                                             \
+    BACKWARD(rel_terms, (pc_ctx * ctx, pc_tensor dq, pc_tensor dth, pc_tensor dtw, pc_tensor drh,    \
+                         pc_tensor drw, pc_tensor q, pc_tensor th, pc_tensor tw, pc_tensor add))    \
+    /* rel_attention   attention with scale q[n,h].k[j,g] + rh[n,h,y] + rw[n,h,x] in place of the   */ \
+    /*            scaled product; key j is place (y,x) of its sequence, a grid of a x b keys.       */ \
+    /*            rh (N,H,a), rw (N,H,b); drh, drw overwritten like dq                             */ \
+    FORWARD(rel_attention, (pc_ctx * ctx, pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k,      \
+                            pc_tensor v, pc_tensor rh, pc_tensor rw, const pc_mask *mask,           \
+                            double scale))                                                         \
+    BACKWARD(rel_attention, (pc_ctx * ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor drh,  \
+                             pc_tensor drw, pc_tensor dout, pc_tensor q, pc_tensor k, pc_tensor v,  \
+                             pc_tensor rh, pc_tensor rw, pc_tensor o, pc_tensor lse,                \
+                             const pc_mask *mask, double scale))                                   \
     /* embedding  y[n] = table[ids[n]]       ids i32 (N); ids[n] < 0 leaves row n alone           */ \
     /*            dtable[ids[n]] += dy[n]    in row order                                         */ \
     FORWARD(embedding, (pc_ctx * ctx, pc_tensor y, pc_tensor ids, pc_tensor table))                  \
@@ -140,6 +158,12 @@ typedef struct pc_adamw {
                           int64_t h1, int64_t w1))                                                 \
     BACKWARD(resize_grid, (pc_ctx * ctx, pc_tensor dx, pc_tensor dy, int64_t h2, int64_t w2,         \
                            int64_t h1, int64_t w1))                                                \
+    /* resize_map  y (B*h2*w2,C) from x (B*h1*w1,C): bilinear, half-pixel centres, clamped at the   */ \
+    /*            edges, no antialias: feature maps. dx overwritten                                */ \
+    FORWARD(resize_map, (pc_ctx * ctx, pc_tensor y, pc_tensor x, int64_t h2, int64_t w2,             \
+                         int64_t h1, int64_t w1))                                                  \
+    BACKWARD(resize_map, (pc_ctx * ctx, pc_tensor dx, pc_tensor dy, int64_t h2, int64_t w2,          \
+                          int64_t h1, int64_t w1))                                                 \
     /* dropout    y = x keep / (1 - p), keep(index) = uniform(key, index) >= p; y may be x         */ \
     /*            dx = dy keep / (1 - p)                                                          */ \
     FORWARD(dropout, (pc_ctx * ctx, pc_tensor y, pc_tensor x, double p, pc_rng_key key))             \

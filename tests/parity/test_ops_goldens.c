@@ -321,23 +321,33 @@ static void convolutions(bench *b)
     compare(b, dx1, "conv.dx", 1e-5);
 }
 
+// A map of 7 x 7 under other sizes, bicubic (position tables) and bilinear (feature maps).
 static void grids(bench *b)
 {
     static const int64_t sizes[][2] = {{4, 4}, {7, 11}, {16, 16}, {24, 5}};
     pc_ctx *ctx = b->ctx;
     const pc_tensor x = load_planes(b, "resize.x", 1, 2, 49);
-    for (int i = 0; i < 4; i++) {
-        const int64_t h = sizes[i][0], w = sizes[i][1];
+    for (int i = 0; i < 8; i++) {
+        const bool cubic = i < 4;
+        const char *kind = cubic ? "bicubic" : "bilinear";
+        const int64_t h = sizes[i % 4][0], w = sizes[i % 4][1];
         char name[64];
-        const pc_tensor y = fresh(b, NAN, PC_DIMS(h * w, 2)), dx = op_alloc(ctx, 0, PC_DIMS(49, 2));
-        ctx->ops->zero_forward(ctx, dx);
-        ctx->ops->resize_grid_forward(ctx, y, x, h, w, 7, 7);
-        snprintf(name, sizeof name, "resize.bicubic.%lldx%lld.y", (long long)h, (long long)w);
+        const pc_tensor y = fresh(b, NAN, PC_DIMS(h * w, 2));
+        const pc_tensor dx = fresh(b, cubic ? 0.0 : NAN, PC_DIMS(49, 2));
+        if (cubic)
+            ctx->ops->resize_grid_forward(ctx, y, x, h, w, 7, 7);
+        else
+            ctx->ops->resize_map_forward(ctx, y, x, h, w, 7, 7);
+        snprintf(name, sizeof name, "resize.%s.%lldx%lld.y", kind, (long long)h, (long long)w);
         compare_planes(b, y, name, h * w, 1e-5);
-        snprintf(name, sizeof name, "resize.bicubic.%lldx%lld.grad_out", (long long)h,
+        snprintf(name, sizeof name, "resize.%s.%lldx%lld.grad_out", kind, (long long)h,
                  (long long)w);
-        ctx->grad_ops->resize_grid_backward(ctx, dx, load_planes(b, name, 1, 2, h * w), h, w, 7, 7);
-        snprintf(name, sizeof name, "resize.bicubic.%lldx%lld.dx", (long long)h, (long long)w);
+        const pc_tensor dy = load_planes(b, name, 1, 2, h * w);
+        if (cubic)
+            ctx->grad_ops->resize_grid_backward(ctx, dx, dy, h, w, 7, 7);
+        else
+            ctx->grad_ops->resize_map_backward(ctx, dx, dy, h, w, 7, 7);
+        snprintf(name, sizeof name, "resize.%s.%lldx%lld.dx", kind, (long long)h, (long long)w);
         compare_planes(b, dx, name, 49, 1e-5);
     }
 }

@@ -66,6 +66,23 @@ static void attention(pc_ctx *ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_
     spoil(dq), spoil(dk), spoil(dv);
 }
 
+static void rel_terms(pc_ctx *ctx, pc_tensor dq, pc_tensor dth, pc_tensor dtw, pc_tensor drh,
+                      pc_tensor drw, pc_tensor q, pc_tensor th, pc_tensor tw, pc_tensor add)
+{
+    sound->rel_terms_backward(ctx, dq, dth, dtw, drh, drw, q, th, tw, add);
+    spoil(dq), spoil(dth), spoil(dtw);
+}
+
+static void rel_attention(pc_ctx *ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor drh,
+                          pc_tensor drw, pc_tensor dout, pc_tensor q, pc_tensor k, pc_tensor v,
+                          pc_tensor rh, pc_tensor rw, pc_tensor o, pc_tensor lse,
+                          const pc_mask *mask, double scale)
+{
+    sound->rel_attention_backward(ctx, dq, dk, dv, drh, drw, dout, q, k, v, rh, rw, o, lse, mask,
+                                  scale);
+    spoil(dq), spoil(dk), spoil(dv), spoil(drh), spoil(drw);
+}
+
 static void embedding(pc_ctx *ctx, pc_tensor dtable, pc_tensor dy, pc_tensor ids)
 {
     sound->embedding_backward(ctx, dtable, dy, ids);
@@ -100,6 +117,13 @@ static void resize_grid(pc_ctx *ctx, pc_tensor dx, pc_tensor dy, int64_t h2, int
                         int64_t w1)
 {
     sound->resize_grid_backward(ctx, dx, dy, h2, w2, h1, w1);
+    spoil(dx);
+}
+
+static void resize_map(pc_ctx *ctx, pc_tensor dx, pc_tensor dy, int64_t h2, int64_t w2, int64_t h1,
+                       int64_t w1)
+{
+    sound->resize_map_backward(ctx, dx, dy, h2, w2, h1, w1);
     spoil(dx);
 }
 
@@ -154,12 +178,15 @@ typedef void install(pc_grad_ops *t);
     X(rmsnorm_backward, rmsnorm) \
     X(rope_backward, rope) \
     X(attention_backward, attention) \
+    X(rel_terms_backward, rel_terms) \
+    X(rel_attention_backward, rel_attention) \
     X(embedding_backward, embedding) \
     X(add_rows_backward, add_rows) \
     X(gather_backward, gather) \
     X(splice_backward, splice) \
     X(im2col_backward, im2col) \
     X(resize_grid_backward, resize_grid) \
+    X(resize_map_backward, resize_map) \
     X(dropout_backward, dropout) \
     X(l2norm_backward, l2norm) \
     X(linear_xent_backward, linear_xent) \

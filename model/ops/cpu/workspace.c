@@ -65,6 +65,11 @@ size_t pc_attention_backward_workspace(const pc_ctx *ctx, int64_t N, int64_t H, 
     return attention_workspace(ctx, D, M, 2);
 }
 
+size_t pc_rel_terms_workspace(const pc_ctx *ctx, int64_t a, int64_t b, int64_t D)
+{
+    return 2 * times((2 * a - 1 + 2 * b - 1) * D, pc_dtype_size(ctx->real));
+}
+
 // About 4 million logits at a time: W is read once a chunk, so chunks should not be too low.
 int64_t pc_linear_xent_rows(int64_t N, int64_t V)
 {

@@ -16,11 +16,13 @@
 size_t pc_linear_workspace(const pc_ctx *ctx, int64_t N, int64_t I, int64_t O);
 // layernorm_backward and rmsnorm_backward: per-thread sums of dg and db, in double and in float.
 size_t pc_norm_workspace(const pc_ctx *ctx, int64_t C);
-// attention: tiles per thread. N query rows, M key rows.
+// attention and rel_attention: tiles per thread. N query rows, M key rows.
 size_t pc_attention_forward_workspace(const pc_ctx *ctx, int64_t N, int64_t H, int64_t D, int64_t M,
                                       int64_t G);
 size_t pc_attention_backward_workspace(const pc_ctx *ctx, int64_t N, int64_t H, int64_t D,
                                        int64_t M, int64_t G);
+// rel_terms, both ways: the tables from the end to the start, and their gradients. Grids of a x b.
+size_t pc_rel_terms_workspace(const pc_ctx *ctx, int64_t a, int64_t b, int64_t D);
 // linear_xent, both ways: packed rows, their logits and gradients, one chunk at a time.
 size_t pc_linear_xent_workspace(const pc_ctx *ctx, int64_t N, int64_t C, int64_t V);
 int64_t pc_linear_xent_rows(int64_t N, int64_t V); // rows in a chunk

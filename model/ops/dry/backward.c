@@ -48,6 +48,26 @@ static void attention(pc_ctx *ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_
     pc_dry_workspace(ctx, pc_attention_backward_workspace(ctx, N, H, D, M, G));
 }
 
+static void rel_terms(pc_ctx *ctx, pc_tensor dq, pc_tensor dth, pc_tensor dtw, pc_tensor drh,
+                      pc_tensor drw, pc_tensor q, pc_tensor th, pc_tensor tw, pc_tensor add)
+{
+    (void)th, (void)tw, (void)add;
+    const int64_t N = q.dim[0], H = q.dim[1], D = q.dim[2], a = drh.dim[2], b = drw.dim[2];
+    const double high = (double)pc_present(dq) + (double)pc_present(dth);
+    const double wide = (double)pc_present(dq) + (double)pc_present(dtw);
+    ctx->flops += 2.0 * (double)N * (double)(H * D) * ((double)a * high + (double)b * wide);
+    pc_dry_workspace(ctx, pc_rel_terms_workspace(ctx, a, b, D));
+}
+
+static void rel_attention(pc_ctx *ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor drh,
+                          pc_tensor drw, pc_tensor dout, pc_tensor q, pc_tensor k, pc_tensor v,
+                          pc_tensor rh, pc_tensor rw, pc_tensor o, pc_tensor lse,
+                          const pc_mask *mask, double scale)
+{
+    (void)drh, (void)drw, (void)rh, (void)rw;
+    attention(ctx, dq, dk, dv, dout, q, k, v, o, lse, mask, scale);
+}
+
 static void linear_xent(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor nll, pc_tensor x,
                         pc_tensor w, pc_tensor labels, pc_tensor coef)
 {
@@ -96,6 +116,8 @@ static void fill(void)
     table.layernorm_backward = layernorm;
     table.rmsnorm_backward = rmsnorm;
     table.attention_backward = attention;
+    table.rel_terms_backward = rel_terms;
+    table.rel_attention_backward = rel_attention;
     table.linear_xent_backward = linear_xent;
     table.clip_loss_backward = clip_loss;
     table.sigmoid_loss_backward = sigmoid_loss;

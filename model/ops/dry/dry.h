@@ -6,6 +6,7 @@
  *
  *   linear        2 N I O forward, as much for each of dx and dW
  *   attention     4 D H forward (q.k, P v) and 10 D H backward (q.k again, dP, dv, dq, dk) per visible pair
+ *   rel_attention as attention; rel_terms 2 N H D (a + b) forward, as much for each of dq and the tables
  *   linear_xent   2 N C V forward; backward that and as much for each of dx and dW
  *   contrastive   2 B B E forward; backward that and as much for each of du and dv
  *

@@ -43,6 +43,23 @@ static void attention(pc_ctx *ctx, pc_tensor o, pc_tensor lse, pc_tensor q, pc_t
     pc_dry_workspace(ctx, pc_attention_forward_workspace(ctx, N, H, D, M, G));
 }
 
+static void rel_terms(pc_ctx *ctx, pc_tensor rh, pc_tensor rw, pc_tensor q, pc_tensor th,
+                      pc_tensor tw)
+{
+    (void)th, (void)tw;
+    const int64_t N = q.dim[0], H = q.dim[1], D = q.dim[2], a = rh.dim[2], b = rw.dim[2];
+    ctx->flops += 2.0 * (double)N * (double)(H * D) * (double)(a + b);
+    pc_dry_workspace(ctx, pc_rel_terms_workspace(ctx, a, b, D));
+}
+
+static void rel_attention(pc_ctx *ctx, pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k,
+                          pc_tensor v, pc_tensor rh, pc_tensor rw, const pc_mask *mask,
+                          double scale)
+{
+    (void)rh, (void)rw;
+    attention(ctx, o, lse, q, k, v, mask, scale);
+}
+
 static void linear_xent(pc_ctx *ctx, pc_tensor nll, pc_tensor x, pc_tensor w, pc_tensor labels)
 {
     (void)nll, (void)labels;
@@ -81,6 +98,8 @@ static void fill(void)
     table.linear_forward = linear;
     table.linear_act_forward = linear_act;
     table.attention_forward = attention;
+    table.rel_terms_forward = rel_terms;
+    table.rel_attention_forward = rel_attention;
     table.linear_xent_forward = linear_xent;
     table.clip_loss_forward = clip_loss;
     table.sigmoid_loss_forward = sigmoid_loss;

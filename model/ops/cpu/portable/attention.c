@@ -10,6 +10,9 @@
  *              dv_j += p_j do,  ds_j = p_j (do.v_j - delta)
  *              dq    = scale sum_j ds_j k_j,  dk_j += scale ds_j q        all overwritten
  *
+ *   rel_attention adds rh[n,h,y] + rw[n,h,x] to s_j, key j being place (y,x) of its sequence's grid; then
+ *              drh[n,h,y] = sum over the line's keys of ds_j,  drw[n,h,x] likewise      overwritten
+ *
  * Shapes: q, o (N,H,D), k, v (M,G,D), lse (N,H); rows may be strided. Query head h reads key head
  * floor(h G/H). The mask's intervals are in ops.h: row n sees [lo,hi) and the prefix [plo,phi) before it.
  * T x T is never stored: a tile is PC_TILE_Q by PC_TILE_K. Statistics run in double, products in BLAS.
@@ -30,6 +33,7 @@ enum { TILE_Q = PC_TILE_Q, TILE_K = PC_TILE_K };
 typedef struct attention_job {
     pc_tensor o, lse, q, k, v;  // o is read in backward
     pc_tensor dq, dk, dv, dout; // backward
+    pc_tensor rh, rw, drh, drw; // rel_attention alone
     const pc_mask *mask;
     double scale;
     unsigned char *workspace;
@@ -40,6 +44,7 @@ typedef struct attention_job {
 typedef struct tile {
     int64_t n0, rows; // query rows [n0, n0 + rows)
     int64_t h, g;
+    int64_t k_first; // first key row of the sequence
 } tile;
 
 static inline int64_t key_head(const attention_job *j, int64_t h)
@@ -84,12 +89,41 @@ static inline span visible_in_tile(const pc_mask *m, int part, int64_t n, int64_
     return (span){pc_max64(s.begin - k0, 0), pc_min64(s.end - k0, keys)};
 }
 
+// S += rh + rw of each key's line and column.
+static void add_terms(const attention_job *j, const tile *t, real *S, int64_t k0, int64_t keys)
+{
+    const int64_t b = j->rw.dim[2];
+    for (int64_t r = 0; r < t->rows; r++) {
+        const real *rh = head_row(j->rh, t->n0 + r, t->h), *rw = head_row(j->rw, t->n0 + r, t->h);
+        for (int64_t c = 0; c < keys; c++) {
+            const int64_t at = k0 + c - t->k_first;
+            S[r * TILE_K + c] += rh[at / b] + rw[at % b];
+        }
+    }
+}
+
+// drh, drw += dS, by line and by column.
+static void sum_terms(const attention_job *j, const tile *t, const real *dS, int64_t k0,
+                      int64_t keys)
+{
+    const int64_t b = j->rw.dim[2];
+    for (int64_t r = 0; r < t->rows; r++) {
+        real *drh = head_row(j->drh, t->n0 + r, t->h), *drw = head_row(j->drw, t->n0 + r, t->h);
+        for (int64_t c = 0; c < keys; c++) {
+            const int64_t at = k0 + c - t->k_first;
+            drh[at / b] += dS[r * TILE_K + c];
+            drw[at % b] += dS[r * TILE_K + c];
+        }
+    }
+}
+
 // S (rows, TILE_K) = scale q k^T for keys [k0, k0 + keys).
 static void tile_scores(const attention_job *j, const tile *t, real *S, int64_t k0, int64_t keys)
 {
     pc_gemm(NULL, false, true, t->rows, keys, j->q.dim[2], (real)j->scale,
             head_row(j->q, t->n0, t->h), j->q.stride, head_row(j->k, k0, t->g), j->k.stride, 0, S,
             TILE_K);
+    if (pc_present(j->rh)) add_terms(j, t, S, k0, keys);
 }
 
 // Turns row r of S into exp(s - m') with zeros where nothing is seen; updates m and z; returns exp(m - m').
@@ -163,6 +197,7 @@ static void forward_items(void *arg, int64_t begin, int64_t end, int worker)
             tile t = {.n0 = pc_i32(j->mask->q_off)[s] + i % tiles * TILE_Q, .h = i / tiles};
             t.rows = pc_min64(TILE_Q, last - t.n0);
             t.g = key_head(j, t.h);
+            t.k_first = pc_i32(j->mask->k_off)[s];
             tile_forward(j, &t, S);
         }
         item += H * tiles;
@@ -180,22 +215,50 @@ static void check(const attention_job *j)
     PC_SAME("attention: first query row of the sequences, and 0", pc_i32(m->q_off)[0], 0);
     PC_SAME("attention: rows of the sequences and of q", pc_i32(m->q_off)[m->S], j->q.dim[0]);
     PC_ASSERT(pc_present(m->plo) == pc_present(m->phi), "attention: both ends of the prefix");
+    if (!pc_present(j->rh)) return;
+    PC_SAME("rel_attention: rows of rh and q", j->rh.dim[0], j->q.dim[0]);
+    PC_SAME("rel_attention: rows of rw and q", j->rw.dim[0], j->q.dim[0]);
+    for (int64_t s = 0; s < m->S; s++)
+        PC_SAME("rel_attention: keys of a sequence and places of its grid",
+                pc_i32(m->k_off)[s + 1] - pc_i32(m->k_off)[s], j->rh.dim[2] * j->rw.dim[2]);
+}
+
+static void run_forward(pc_ctx *ctx, attention_job *job)
+{
+    const int64_t N = job->q.dim[0], H = job->q.dim[1], D = job->q.dim[2];
+    const int64_t M = job->k.dim[0], G = job->k.dim[1];
+    check(job);
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    job->workspace = pc_workspace(ctx, pc_attention_forward_workspace(ctx, N, H, D, M, G));
+    job->per_thread = pc_padded(TILE_Q * TILE_K * sizeof(real));
+
+    int64_t items = 0;
+    for (int64_t s = 0; s < job->mask->S; s++) items += H * tiles_of(job->mask, s);
+    pc_parallel(ctx->pool, items, pc_row_grain(TILE_Q * TILE_K * D / 8), forward_items, job);
+    pc_arena_release(ctx->scratch, mark);
 }
 
 void R(attention_forward)(pc_ctx *ctx, pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k,
                           pc_tensor v, const pc_mask *mask, double scale)
 {
-    const int64_t N = q.dim[0], H = q.dim[1], D = q.dim[2], M = k.dim[0], G = k.dim[1];
     attention_job job = {.o = o, .lse = lse, .q = q, .k = k, .v = v, .mask = mask, .scale = scale};
-    check(&job);
-    const size_t mark = pc_arena_mark(ctx->scratch);
-    job.workspace = pc_workspace(ctx, pc_attention_forward_workspace(ctx, N, H, D, M, G));
-    job.per_thread = pc_padded(TILE_Q * TILE_K * sizeof(real));
+    run_forward(ctx, &job);
+}
 
-    int64_t items = 0;
-    for (int64_t s = 0; s < mask->S; s++) items += H * tiles_of(mask, s);
-    pc_parallel(ctx->pool, items, pc_row_grain(TILE_Q * TILE_K * D / 8), forward_items, &job);
-    pc_arena_release(ctx->scratch, mark);
+void R(rel_attention_forward)(pc_ctx *ctx, pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k,
+                              pc_tensor v, pc_tensor rh, pc_tensor rw, const pc_mask *mask,
+                              double scale)
+{
+    attention_job job = {.o = o,
+                         .lse = lse,
+                         .q = q,
+                         .k = k,
+                         .v = v,
+                         .rh = rh,
+                         .rw = rw,
+                         .mask = mask,
+                         .scale = scale};
+    run_forward(ctx, &job);
 }
 
 // P (rows, TILE_K): scores become probabilities, zeros where nothing is seen.
@@ -228,6 +291,9 @@ static void tile_backward(const attention_job *j, const tile *t, real *P, real *
     for (int64_t r = 0; r < t->rows; r++) {
         delta[r] = (real)pc_dot(dout + r * j->dout.stride, head_row(j->o, t->n0 + r, t->h), D);
         memset(dq + r * j->dq.stride, 0, (size_t)D * sizeof(real));
+        if (!pc_present(j->rh)) continue;
+        memset(head_row(j->drh, t->n0 + r, t->h), 0, (size_t)j->drh.dim[2] * sizeof(real));
+        memset(head_row(j->drw, t->n0 + r, t->h), 0, (size_t)j->drw.dim[2] * sizeof(real));
     }
     for (int part = 0; part < 2; part++) {
         const span all = visible_to_tile(j->mask, part, t);
@@ -242,6 +308,7 @@ static void tile_backward(const attention_job *j, const tile *t, real *P, real *
             for (int64_t r = 0; r < t->rows; r++)
                 for (int64_t c = 0; c < keys; c++)
                     P[r * TILE_K + c] *= dP[r * TILE_K + c] - delta[r];
+            if (pc_present(j->rh)) sum_terms(j, t, P, k0, keys);
             pc_gemm(NULL, false, false, t->rows, D, keys, scale, P, TILE_K,
                     head_row(j->k, k0, t->g), j->k.stride, 1, dq, j->dq.stride);
             pc_gemm(NULL, true, false, keys, D, t->rows, scale, P, TILE_K, q, j->q.stride, 1,
@@ -274,17 +341,31 @@ static void backward_items(void *arg, int64_t begin, int64_t end, int worker)
         const int64_t last = pc_i32(m->q_off)[s + 1];
         for (int64_t h = (g * H + G - 1) / G; h < H && key_head(j, h) == g; h++)
             for (int64_t n0 = pc_i32(m->q_off)[s]; n0 < last; n0 += TILE_Q) {
-                const tile t = {n0, pc_min64(TILE_Q, last - n0), h, g};
+                const tile t = {n0, pc_min64(TILE_Q, last - n0), h, g, pc_i32(m->k_off)[s]};
                 tile_backward(j, &t, P, dP);
             }
     }
+}
+
+static void run_backward(pc_ctx *ctx, attention_job *job)
+{
+    const int64_t N = job->q.dim[0], H = job->q.dim[1], D = job->q.dim[2];
+    const int64_t M = job->k.dim[0], G = job->k.dim[1];
+    check(job);
+    PC_SAME("attention: rows of dq and q", job->dq.dim[0], N);
+    PC_SAME("attention: rows of dk and k", job->dk.dim[0], M);
+    PC_SAME("attention: rows of dv and v", job->dv.dim[0], M);
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    job->workspace = pc_workspace(ctx, pc_attention_backward_workspace(ctx, N, H, D, M, G));
+    job->per_thread = pc_padded(2 * TILE_Q * TILE_K * sizeof(real));
+    pc_parallel(ctx->pool, job->mask->S * G, 1, backward_items, job);
+    pc_arena_release(ctx->scratch, mark);
 }
 
 void R(attention_backward)(pc_ctx *ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor dout,
                            pc_tensor q, pc_tensor k, pc_tensor v, pc_tensor o, pc_tensor lse,
                            const pc_mask *mask, double scale)
 {
-    const int64_t N = q.dim[0], H = q.dim[1], D = q.dim[2], M = k.dim[0], G = k.dim[1];
     attention_job job = {.o = o,
                          .lse = lse,
                          .q = q,
@@ -296,13 +377,28 @@ void R(attention_backward)(pc_ctx *ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv
                          .dout = dout,
                          .mask = mask,
                          .scale = scale};
-    check(&job);
-    PC_SAME("attention: rows of dq and q", dq.dim[0], N);
-    PC_SAME("attention: rows of dk and k", dk.dim[0], M);
-    PC_SAME("attention: rows of dv and v", dv.dim[0], M);
-    const size_t mark = pc_arena_mark(ctx->scratch);
-    job.workspace = pc_workspace(ctx, pc_attention_backward_workspace(ctx, N, H, D, M, G));
-    job.per_thread = pc_padded(2 * TILE_Q * TILE_K * sizeof(real));
-    pc_parallel(ctx->pool, mask->S * G, 1, backward_items, &job);
-    pc_arena_release(ctx->scratch, mark);
+    run_backward(ctx, &job);
+}
+
+void R(rel_attention_backward)(pc_ctx *ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor drh,
+                               pc_tensor drw, pc_tensor dout, pc_tensor q, pc_tensor k, pc_tensor v,
+                               pc_tensor rh, pc_tensor rw, pc_tensor o, pc_tensor lse,
+                               const pc_mask *mask, double scale)
+{
+    attention_job job = {.o = o,
+                         .lse = lse,
+                         .q = q,
+                         .k = k,
+                         .v = v,
+                         .dq = dq,
+                         .dk = dk,
+                         .dv = dv,
+                         .dout = dout,
+                         .rh = rh,
+                         .rw = rw,
+                         .drh = drh,
+                         .drw = drw,
+                         .mask = mask,
+                         .scale = scale};
+    run_backward(ctx, &job);
 }

@@ -9,6 +9,9 @@
  *   scores   S[r][c] = q[r].k[c]                  weighted   o[r] = sum_c P[r][c] v[c]
  *   outer    dv[c] += sum_r P[r][c] do[r]
  *
+ * rel_attention adds rh + rw to the scores, a line of the sequence's grid at a time; as scores are scaled last, what
+ * is added is divided by the scale.
+ *
  * An item owns its rows of dk and dv and the dq of its heads: sums run in one order, whatever the threads.
  */
 #include <math.h>
@@ -37,6 +40,7 @@ typedef struct attention_job {
     float scale;
     unsigned char *workspace;
     size_t per_thread;
+    pc_tensor rh, rw, drh, drw; // rel_attention alone
 } attention_job;
 
 // Consecutive keys of the panels at hand: column `column` of S on.
@@ -212,12 +216,68 @@ static inline interval visible(const pc_mask *m, int part, int64_t n)
     return (interval){pc_i32(m->plo)[n], pc_i32(m->phi)[n]};
 }
 
+// S += (rh + rw) / scale, by the keys' lines and columns; keys not at hand are left alone.
+static void add_terms(const block *b, float *S)
+{
+    const attention_job *j = b->j;
+    const int64_t width = j->rw.dim[2];
+    const vf inverse = v_set1(1.0f / j->scale);
+    for (int64_t r = 0; r < b->rows; r++) {
+        const float *rh = head_row(j->rh, b->n0 + r, b->h), *rw = head_row(j->rw, b->n0 + r, b->h);
+        for (int i = 0; i < b->run_count; i++) {
+            const run *u = &b->runs[i];
+            float *s = S + r * LD + u->column;
+            int64_t y = (u->key - b->k_first) / width, x = (u->key - b->k_first) % width;
+            for (int64_t left = u->keys; left > 0; y++, x = 0) {
+                const int64_t n = pc_min64(width - x, left);
+                const vf high = v_set1(rh[y]);
+                for (int64_t c = 0; c < n; c += VW) {
+                    const vf term = v_add(high, v_load_tail(rw + x + c, n - c));
+                    v_store_tail(s + c, n - c, v_fma(term, inverse, v_load_tail(s + c, n - c)));
+                }
+                s += n;
+                left -= n;
+            }
+        }
+    }
+}
+
+// drh, drw += dS / scale, by lines and columns: dS holds the scale already.
+static void sum_terms(const block *b, const float *dS)
+{
+    const attention_job *j = b->j;
+    const int64_t width = j->rw.dim[2];
+    const float inverse = 1.0f / j->scale;
+    for (int64_t r = 0; r < b->rows; r++) {
+        float *drh = head_row(j->drh, b->n0 + r, b->h), *drw = head_row(j->drw, b->n0 + r, b->h);
+        for (int i = 0; i < b->run_count; i++) {
+            const run *u = &b->runs[i];
+            const float *ds = dS + r * LD + u->column;
+            int64_t y = (u->key - b->k_first) / width, x = (u->key - b->k_first) % width;
+            for (int64_t left = u->keys; left > 0; y++, x = 0) {
+                const int64_t n = pc_min64(width - x, left);
+                vf line = v_zero();
+                for (int64_t c = 0; c < n; c += VW) {
+                    const vf d = v_load_tail(ds + c, n - c);
+                    float *to = drw + x + c;
+                    line = v_add(line, d);
+                    v_store_tail(to, n - c, v_fma(d, v_set1(inverse), v_load_tail(to, n - c)));
+                }
+                drh[y] += v_sum(line) * inverse;
+                ds += n;
+                left -= n;
+            }
+        }
+    }
+}
+
 // Forward: the panels' scores become exp(scale (s - top)), o the running weighted sum.
 static void forward_panels(block *b)
 {
     const attention_job *j = b->j;
     const vf scale = v_set1(j->scale), hidden = v_set1(-INFINITY);
     block_scores(b, b->S, j->q, b->k_panels);
+    if (pc_present(j->rh)) add_terms(b, b->S);
     for (int64_t r = 0; r < b->rows; r++) {
         float *s = b->S + r * LD;
         const interval seen[2] = {visible(j->mask, 0, b->n0 + r), visible(j->mask, 1, b->n0 + r)};
@@ -267,6 +327,7 @@ static void backward_panels(block *b)
     const float *lse = j->lse.data;
     const vf scale = v_set1(j->scale);
     block_scores(b, b->P, j->q, b->k_panels);
+    if (pc_present(j->rh)) add_terms(b, b->P);
     block_scores(b, b->S, j->dout, b->v_panels);
     for (int64_t r = 0; r < b->rows; r++) {
         float *p = b->P + r * LD, *ds = b->S + r * LD;
@@ -291,6 +352,7 @@ static void backward_panels(block *b)
             }
         }
     }
+    if (pc_present(j->rh)) sum_terms(b, b->S);
     block_weighted(b, b->S, j->dq, j->k, b->first ? NULL : b->keep);
     block_outer(b, j->dk, b->S, j->q);
     block_outer(b, j->dv, b->P, j->dout);
@@ -366,6 +428,9 @@ static void backward_block(block *b)
         for (int64_t i = 0; i < D; i += VW) sum = v_fma(v_load(o + i), v_load(d + i), sum);
         b->delta[r] = v_sum(sum);
         b->keep[r] = 1;
+        if (!pc_present(j->rh)) continue;
+        memset(head_row(j->drh, b->n0 + r, b->h), 0, (size_t)j->drh.dim[2] * sizeof(float));
+        memset(head_row(j->drw, b->n0 + r, b->h), 0, (size_t)j->drw.dim[2] * sizeof(float));
     }
     b->first = true;
     block_panels(b, backward_panels);
@@ -439,9 +504,29 @@ void attention_forward_avx2(pc_ctx *ctx, pc_tensor o, pc_tensor lse, pc_tensor q
 void attention_backward_avx2(pc_ctx *ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor dout,
                              pc_tensor q, pc_tensor k, pc_tensor v, pc_tensor o, pc_tensor lse,
                              const pc_mask *mask, double scale);
+void rel_attention_forward_avx2(pc_ctx *ctx, pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k,
+                                pc_tensor v, pc_tensor rh, pc_tensor rw, const pc_mask *mask,
+                                double scale);
+void rel_attention_backward_avx2(pc_ctx *ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv,
+                                 pc_tensor drh, pc_tensor drw, pc_tensor dout, pc_tensor q,
+                                 pc_tensor k, pc_tensor v, pc_tensor rh, pc_tensor rw, pc_tensor o,
+                                 pc_tensor lse, const pc_mask *mask, double scale);
 #else
 #define NARROWER(name) name##_f32
 #endif
+
+static void run_forward(pc_ctx *ctx, attention_job *job)
+{
+    const int64_t H = job->q.dim[1], D = job->q.dim[2], G = job->k.dim[1], M = job->k.dim[0];
+    PC_SAME("attention: head width of q and k", D, job->k.dim[2]);
+    PC_SAME("attention: head width of q and v", D, job->v.dim[2]);
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    const size_t bytes = pc_attention_forward_workspace(ctx, job->q.dim[0], H, D, M, G);
+    job->workspace = pc_workspace(ctx, bytes);
+    job->per_thread = bytes / (size_t)pc_pool_threads(ctx->pool);
+    pc_parallel(ctx->pool, job->mask->S * G, 1, forward_items, job);
+    pc_arena_release(ctx->scratch, mark);
+}
 
 void S(attention_forward)(pc_ctx *ctx, pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k,
                           pc_tensor v, const pc_mask *mask, double scale)
@@ -450,16 +535,34 @@ void S(attention_forward)(pc_ctx *ctx, pc_tensor o, pc_tensor lse, pc_tensor q, 
         NARROWER(attention_forward)(ctx, o, lse, q, k, v, mask, scale);
         return;
     }
-    const int64_t H = q.dim[1], D = q.dim[2], G = k.dim[1];
-    PC_SAME("attention: head width of q and k", D, k.dim[2]);
-    PC_SAME("attention: head width of q and v", D, v.dim[2]);
-    const size_t mark = pc_arena_mark(ctx->scratch);
-    const size_t bytes = pc_attention_forward_workspace(ctx, q.dim[0], H, D, k.dim[0], G);
     attention_job job = {.o = o, .lse = lse, .q = q, .k = k, .v = v, .mask = mask};
     job.scale = (float)scale;
-    job.workspace = pc_workspace(ctx, bytes);
-    job.per_thread = bytes / (size_t)pc_pool_threads(ctx->pool);
-    pc_parallel(ctx->pool, mask->S * G, 1, forward_items, &job);
+    run_forward(ctx, &job);
+}
+
+void S(rel_attention_forward)(pc_ctx *ctx, pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k,
+                              pc_tensor v, pc_tensor rh, pc_tensor rw, const pc_mask *mask,
+                              double scale)
+{
+    if (narrower(q, k)) {
+        NARROWER(rel_attention_forward)(ctx, o, lse, q, k, v, rh, rw, mask, scale);
+        return;
+    }
+    attention_job job = {.o = o, .lse = lse, .q = q, .k = k, .v = v, .mask = mask};
+    job.scale = (float)scale;
+    job.rh = rh;
+    job.rw = rw;
+    run_forward(ctx, &job);
+}
+
+static void run_backward(pc_ctx *ctx, attention_job *job)
+{
+    const int64_t H = job->q.dim[1], D = job->q.dim[2], G = job->k.dim[1], M = job->k.dim[0];
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    const size_t bytes = pc_attention_backward_workspace(ctx, job->q.dim[0], H, D, M, G);
+    job->workspace = pc_workspace(ctx, bytes);
+    job->per_thread = bytes / (size_t)pc_pool_threads(ctx->pool);
+    pc_parallel(ctx->pool, job->mask->S * G, 1, backward_items, job);
     pc_arena_release(ctx->scratch, mark);
 }
 
@@ -471,12 +574,44 @@ void S(attention_backward)(pc_ctx *ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv
         NARROWER(attention_backward)(ctx, dq, dk, dv, dout, q, k, v, o, lse, mask, scale);
         return;
     }
-    const int64_t H = q.dim[1], D = q.dim[2], G = k.dim[1];
-    const size_t mark = pc_arena_mark(ctx->scratch);
-    const size_t bytes = pc_attention_backward_workspace(ctx, q.dim[0], H, D, k.dim[0], G);
-    attention_job job = {o, lse, q, k, v, dq, dk, dv, dout, mask, (float)scale, NULL, 0};
-    job.workspace = pc_workspace(ctx, bytes);
-    job.per_thread = bytes / (size_t)pc_pool_threads(ctx->pool);
-    pc_parallel(ctx->pool, mask->S * G, 1, backward_items, &job);
-    pc_arena_release(ctx->scratch, mark);
+    attention_job job = {.o = o,
+                         .lse = lse,
+                         .q = q,
+                         .k = k,
+                         .v = v,
+                         .dq = dq,
+                         .dk = dk,
+                         .dv = dv,
+                         .dout = dout,
+                         .mask = mask,
+                         .scale = (float)scale};
+    run_backward(ctx, &job);
+}
+
+void S(rel_attention_backward)(pc_ctx *ctx, pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor drh,
+                               pc_tensor drw, pc_tensor dout, pc_tensor q, pc_tensor k, pc_tensor v,
+                               pc_tensor rh, pc_tensor rw, pc_tensor o, pc_tensor lse,
+                               const pc_mask *mask, double scale)
+{
+    if (narrower(q, k)) {
+        NARROWER(rel_attention_backward)
+        (ctx, dq, dk, dv, drh, drw, dout, q, k, v, rh, rw, o, lse, mask, scale);
+        return;
+    }
+    attention_job job = {.o = o,
+                         .lse = lse,
+                         .q = q,
+                         .k = k,
+                         .v = v,
+                         .dq = dq,
+                         .dk = dk,
+                         .dv = dv,
+                         .dout = dout,
+                         .rh = rh,
+                         .rw = rw,
+                         .drh = drh,
+                         .drw = drw,
+                         .mask = mask,
+                         .scale = (float)scale};
+    run_backward(ctx, &job);
 }

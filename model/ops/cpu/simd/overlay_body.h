@@ -24,6 +24,7 @@ void OVERLAY(pc_ops *ops)
     PUT(rmsnorm_forward);
     PUT(rope_forward);
     PUT(attention_forward);
+    PUT(rel_attention_forward);
     PUT(linear_xent_forward);
     PUT(add_forward);
     PUT(add_rows_forward);
@@ -43,6 +44,7 @@ void OVERLAY_GRAD(pc_grad_ops *ops)
     PUT(rmsnorm_backward);
     PUT(rope_backward);
     PUT(attention_backward);
+    PUT(rel_attention_backward);
     PUT(linear_xent_backward);
     PUT(adamw);
     PUT(accumulate);
