@@ -10,13 +10,19 @@ void pc_linear_params(pc_params *p, pc_linear *l, const char *name, int64_t I, i
     const size_t prefix = pc_params_push(p, "%s", name);
     pc_param_add(p, &l->weight, "weight", PC_INIT_NORMAL, std, PC_DIMS(O, I));
     pc_param_hidden(p, &l->weight, true);
+    pc_param_linear(p, &l->weight, l);
     if (bias) pc_param_add(p, &l->bias, "bias", PC_INIT_ZERO, 0.0, PC_DIMS(O));
     pc_params_pop(p, prefix);
 }
 
-bool pc_linear_trains(const pc_linear *l)
+static bool base_trains(const pc_linear *l)
 {
     return pc_present(l->weight.g) || pc_present(l->bias.g);
+}
+
+static bool adapter_trains(const pc_adapter *a)
+{
+    return pc_present(a->A.g) || pc_present(a->B.g);
 }
 
 static pc_weight weight_rows(pc_weight w, int64_t begin, int64_t end)
@@ -29,10 +35,28 @@ static pc_weight weight_rows(pc_weight w, int64_t begin, int64_t end)
 pc_linear pc_linear_outputs(const pc_linear *l, int64_t begin, int64_t end)
 {
     pc_linear part = *l;
+    part.first += begin;
     part.O = end - begin;
     part.weight = weight_rows(l->weight, begin, end);
     part.bias = weight_rows(l->bias, begin, end);
     return part;
+}
+
+/* Rows of W that both an adapter and these outputs have, counted from the first output; false: none. */
+static bool shared_rows(int64_t *begin, int64_t *end, const pc_linear *l, const pc_adapter *a)
+{
+    *begin = a->row > l->first ? a->row - l->first : 0;
+    *end = a->row + a->rows - l->first;
+    if (*end > l->O) *end = l->O;
+    return *begin < *end;
+}
+
+bool pc_linear_trains(const pc_linear *l)
+{
+    int64_t begin, end;
+    for (const pc_adapter *a = l->adapters; a; a = a->next)
+        if (shared_rows(&begin, &end, l, a) && adapter_trains(a)) return true;
+    return base_trains(l);
 }
 
 static void check(const pc_linear *l, pc_tensor y, pc_tensor x)
@@ -42,22 +66,100 @@ static void check(const pc_linear *l, pc_tensor y, pc_tensor x)
               (long long)x.dim[0], (long long)x.dim[1], (long long)y.dim[0], (long long)y.dim[1]);
 }
 
+/* ---- adapters ---- */
+
+/* The key of an adapter's mask: the same whenever a pass is run again under the same dropout_key. */
+static pc_rng_key mask_key(const pc_ctx *ctx, const pc_adapter *a)
+{
+    const uint64_t pass = ctx->dropout_key.step & ~(uint64_t)0xffff;
+    return (pc_rng_key){.seed = ctx->dropout_key.seed,
+                        .stream = PC_STREAM_ADAPTER,
+                        .step = pass | (uint64_t)a->number};
+}
+
+/* drop(x), which is x itself outside training. */
+static pc_tensor dropped(pc_ctx *ctx, const pc_adapter *a, pc_tensor x)
+{
+    if (ctx->adapter_dropout == 0.0) return x;
+    const pc_tensor y = pc_alloc_like(ctx->scratch, x);
+    ctx->ops->dropout_forward(ctx, y, x, ctx->adapter_dropout, mask_key(ctx, a));
+    return y;
+}
+
+/* u = s drop(x) A^T */
+static pc_tensor reduced(pc_ctx *ctx, const pc_adapter *a, pc_tensor dropped_x)
+{
+    const pc_tensor u = pc_alloc2(ctx->scratch, ctx->real, dropped_x.dim[0], a->r);
+    ctx->ops->linear_forward(ctx, u, dropped_x, a->A.w, PC_NONE, PC_NONE);
+    ctx->ops->scale_forward(ctx, u, u, a->scale);
+    return u;
+}
+
+static void adapters_forward(pc_ctx *ctx, pc_tensor y, const pc_linear *l, pc_tensor x)
+{
+    int64_t begin, end;
+    for (const pc_adapter *a = l->adapters; a; a = a->next) {
+        if (!shared_rows(&begin, &end, l, a)) continue;
+        const int64_t shift = l->first - a->row; // from outputs to rows of B
+        const size_t mark = pc_arena_mark(ctx->scratch);
+        const pc_tensor u = reduced(ctx, a, dropped(ctx, a, x));
+        const pc_tensor rows = pc_cols(y, begin, end),
+                        B = pc_rows(a->B.w, begin + shift, end + shift);
+        ctx->ops->linear_forward(ctx, rows, u, B, PC_NONE, rows);
+        pc_arena_release(ctx->scratch, mark);
+    }
+}
+
+static void adapter_backward(pc_ctx *ctx, pc_tensor dx, const pc_linear *l, pc_adapter *a,
+                             pc_tensor dy, pc_tensor x)
+{
+    int64_t begin, end;
+    if (!shared_rows(&begin, &end, l, a) || !(pc_present(dx) || adapter_trains(a))) return;
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    const pc_weight B = weight_rows(a->B, begin + l->first - a->row, end + l->first - a->row);
+    const pc_tensor du = pc_alloc2(ctx->scratch, ctx->real, x.dim[0], a->r);
+    pc_tensor u = PC_NONE, through = PC_NONE; // through: dx of this adapter
+    if (adapter_trains(a)) x = dropped(ctx, a, x);
+    if (pc_present(B.g)) u = reduced(ctx, a, x);
+    if (pc_present(dx)) through = pc_alloc_like(ctx->scratch, dx);
+
+    ctx->grad_ops->linear_backward(ctx, du, B.g, PC_NONE, pc_cols(dy, begin, end), u, B.w);
+    ctx->ops->scale_forward(ctx, du, du, a->scale);
+    ctx->grad_ops->linear_backward(ctx, through, a->A.g, PC_NONE, du, x, a->A.w);
+    if (pc_present(dx)) {
+        if (ctx->adapter_dropout > 0.0)
+            ctx->grad_ops->dropout_backward(ctx, through, through, ctx->adapter_dropout,
+                                            mask_key(ctx, a));
+        ctx->ops->add_forward(ctx, dx, dx, through);
+    }
+    pc_arena_release(ctx->scratch, mark);
+}
+
+/* ---- the whole ---- */
+
 void pc_linear_forward(pc_ctx *ctx, pc_tensor y, const pc_linear *l, pc_tensor x, pc_tensor r)
 {
     check(l, y, x);
     ctx->ops->linear_forward(ctx, y, x, l->weight.w, l->bias.w, r);
+    adapters_forward(ctx, y, l, x);
 }
 
 void pc_linear_act_forward(pc_ctx *ctx, pc_tensor a, pc_tensor z, const pc_linear *l, pc_tensor x,
                            pc_act kind)
 {
     check(l, a, x);
+    if (l->adapters) {
+        pc_linear_forward(ctx, z, l, x, PC_NONE);
+        ctx->ops->act_forward(ctx, a, z, kind);
+        return;
+    }
     ctx->ops->linear_act_forward(ctx, a, z, x, l->weight.w, l->bias.w, kind);
 }
 
 void pc_linear_backward(pc_ctx *ctx, pc_tensor dx, pc_linear *l, pc_tensor dy, pc_tensor x)
 {
     check(l, dy, x);
-    if (!pc_present(dx) && !pc_linear_trains(l)) return;
-    ctx->grad_ops->linear_backward(ctx, dx, l->weight.g, l->bias.g, dy, x, l->weight.w);
+    if (pc_present(dx) || base_trains(l))
+        ctx->grad_ops->linear_backward(ctx, dx, l->weight.g, l->bias.g, dy, x, l->weight.w);
+    for (pc_adapter *a = l->adapters; a; a = a->next) adapter_backward(ctx, dx, l, a, dy, x);
 }

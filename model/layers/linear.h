@@ -5,17 +5,34 @@
  * layer goes through these calls.
  *   forward   y = x W^T + b + r        x (N,I), W (O,I), b (O)?, r (N,O)? residual
  *   backward  dx = dy W, dW += dy^T x, db += sum_n dy
+ *
+ * Low-rank adapters (Hu et al. 2021, "LoRA"; listed by adapters.h), each on some rows of W:
+ *   forward   u = s drop(x) A^T,  y[:,rows] += u B^T          A (r,I), B (rows,r), u (N,r)
+ *   backward  dB += dy[:,rows]^T u,  du = s dy[:,rows] B,  dA += du^T drop(x),  dx += drop'(du A)
+ * u and the mask are made again in backward (N r numbers, and a function of ctx->dropout_key): nothing is kept.
+ * A frozen W has no gradient, and none is formed for the adapters' sake.
  */
 #ifndef PC_LAYERS_LINEAR_H
 #define PC_LAYERS_LINEAR_H
 
 #include "model/layers/params.h"
 
+typedef struct pc_adapter {
+    pc_weight A, B;    // (r,I), (rows,r)
+    int64_t row, rows; // of W
+    int64_t r;
+    double scale;            // s: alpha / r, or alpha / sqrt(r)
+    int number;              // in the model's list; its masks follow from it
+    struct pc_adapter *next; // on the same linear
+} pc_adapter;
+
 typedef struct pc_linear {
     pc_weight weight; // (O,I)
     pc_weight bias;   // (O), absent without bias
     int64_t I, O;
     bool has_bias;
+    int64_t first;        // row of the listed matrix that output 0 is: not 0 in pc_linear_outputs
+    pc_adapter *adapters; // NULL: none. Owned by pc_adapters
 } pc_linear;
 
 // Lists "name.weight" (and "name.bias"): normal with std, bias zero.

@@ -89,6 +89,12 @@ void pc_param_fused(pc_params *p, const pc_weight *w, int parts, const int64_t *
     q->parts = parts;
 }
 
+void pc_param_linear(pc_params *p, const pc_weight *w, struct pc_linear *linear)
+{
+    pc_param *q = listed(p, w);
+    if (q) q->linear = linear;
+}
+
 pc_status pc_params_end(pc_params *p)
 {
     for (int i = 0; i < p->count; i++)
@@ -169,7 +175,12 @@ static pc_tensor bind(const pc_param *q, pc_arena *a, pc_dtype t)
 
 void pc_params_bind_weights(pc_params *p, pc_arena *a, pc_dtype t)
 {
-    for (int i = 0; i < p->count; i++) p->list[i].weight->w = bind(&p->list[i], a, t);
+    pc_params_bind_weights_from(p, 0, a, t);
+}
+
+void pc_params_bind_weights_from(pc_params *p, int first, pc_arena *a, pc_dtype t)
+{
+    for (int i = first; i < p->count; i++) p->list[i].weight->w = bind(&p->list[i], a, t);
 }
 
 void pc_params_bind_grads(pc_params *p, pc_arena *a, pc_dtype t)
@@ -222,7 +233,12 @@ static void set(pc_tensor *x, int64_t i, double value)
 
 void pc_params_init(pc_params *p, uint64_t seed)
 {
-    for (int i = 0; i < p->count; i++) {
+    pc_params_init_from(p, 0, seed);
+}
+
+void pc_params_init_from(pc_params *p, int first, uint64_t seed)
+{
+    for (int i = first; i < p->count; i++) {
         pc_param *q = &p->list[i];
         pc_tensor *w = &q->weight->w;
         PC_ASSERT(pc_present(*w) && (w->dtype == PC_F32 || w->dtype == PC_F64),

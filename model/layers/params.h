@@ -33,6 +33,8 @@ typedef enum pc_init {
 typedef struct pc_param {
     char name[PC_NAME_MAX];
     pc_weight *weight;
+    struct pc_linear *linear; // of which it is the matrix; NULL: it is none
+    bool adapter;             // a low-rank adapter's (adapters.h)
     int rank;
     int64_t dim[PC_MAX_RANK];
     pc_init init;
@@ -63,6 +65,8 @@ void pc_param_add(pc_params *p, pc_weight *w, const char *name, pc_init init, do
 // Says what the listed weight is: hidden or not, and the matrices fused in it (rows sum up to dim[0]).
 void pc_param_hidden(pc_params *p, const pc_weight *w, bool hidden);
 void pc_param_fused(pc_params *p, const pc_weight *w, int parts, const int64_t *rows);
+// Whose matrix it is: where adapters may be added.
+void pc_param_linear(pc_params *p, const pc_weight *w, struct pc_linear *linear);
 #define PC_DIMS(...)                                                                               \
     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[])                         \
     {                                                                                              \
@@ -82,6 +86,7 @@ int pc_params_train(pc_params *p, const char *prefix, bool trainable); // return
 
 // Binding. Weights in list order, each aligned; gradients and moments of trainable ones only.
 void pc_params_bind_weights(pc_params *p, pc_arena *a, pc_dtype t);
+void pc_params_bind_weights_from(pc_params *p, int first, pc_arena *a, pc_dtype t);
 void pc_params_bind_grads(pc_params *p, pc_arena *a, pc_dtype t);
 void pc_params_bind_moments(pc_params *p, pc_arena *a); // f32, zeroed
 // A replica's list (same model) uses the master's weights; its gradients are its own.
@@ -89,6 +94,7 @@ void pc_params_share_weights(pc_params *replica, const pc_params *master);
 
 // Initial values as a function of (seed, index of the parameter in the list).
 void pc_params_init(pc_params *p, uint64_t seed);
+void pc_params_init_from(pc_params *p, int first, uint64_t seed); // entries from `first` on only
 void pc_params_zero_grads(pc_params *p);
 
 // The first parameter (weights, or gradients) that holds a NaN or an infinity, or NULL.

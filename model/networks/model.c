@@ -38,13 +38,25 @@ void pc_model_close(pc_model *m)
     pc_clip_close(&m->clip);
     pc_vlm_close(&m->vlm);
     pc_params_close(&m->params);
+    pc_adapters_close(&m->adapters);
     pc_arena_close(&m->weights);
     *m = (pc_model){0};
 }
 
+pc_status pc_model_adapt(pc_model *m, const pc_adapter_site *sites, int count, bool memory)
+{
+    if (m->adapters.count)
+        return pc_fail(PC_ERR_INPUT, "the model has %d adapters already; merge them first",
+                       m->adapters.count);
+    return pc_adapters_open(&m->adapters, &m->params, sites, count, PC_F32, memory);
+}
+
 pc_status pc_model_replicate(pc_model *out, pc_model *master)
 {
-    const pc_status st = pc_model_open(out, &master->config, PC_F32, false);
+    pc_status st = pc_model_open(out, &master->config, PC_F32, false);
+    const pc_adapters *a = &master->adapters;
+    if (!st && a->count && (st = pc_model_adapt(out, a->sites, a->count, false)))
+        pc_model_close(out);
     if (st) return st;
     pc_params_share_weights(&out->params, &master->params);
     out->vlm.decoder.rope = master->vlm.decoder.rope;

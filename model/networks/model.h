@@ -16,6 +16,7 @@
 #ifndef PC_NETWORKS_MODEL_H
 #define PC_NETWORKS_MODEL_H
 
+#include "model/layers/adapters.h"
 #include "model/networks/clip.h"
 #include "model/networks/vlm.h"
 #include <jansson.h>
@@ -33,7 +34,8 @@ typedef struct pc_model {
     pc_clip clip;
     pc_vlm vlm;
     pc_params params;
-    pc_arena weights; // owns the memory of parameters and rotary tables, when opened with memory
+    pc_adapters adapters; // none until pc_model_adapt
+    pc_arena weights;     // owns the memory of parameters and rotary tables, when opened with memory
 } pc_model;
 
 // Unknown keys name their nearest neighbour; absent ones take defaults; the result is validated.
@@ -49,7 +51,10 @@ void pc_model_config_help(void (*line)(void *arg, const char *section, const cha
 pc_status pc_model_open(pc_model *m, const pc_model_config *c, pc_dtype t, bool bind);
 void pc_model_close(pc_model *m);
 
-// A replica: same weights, own gradients bound to `grads` (may be a shared arena).
+// Adds adapters, of type f32, with memory when `bind` (not initialised). A model takes them once.
+pc_status pc_model_adapt(pc_model *m, const pc_adapter_site *sites, int count, bool bind);
+
+// A replica: same weights and adapters, own gradients bound to `grads` (may be a shared arena).
 pc_status pc_model_replicate(pc_model *out, pc_model *master);
 
 #endif

@@ -169,8 +169,10 @@ typedef struct pc_adamw {
     FORWARD(dropout, (pc_ctx * ctx, pc_tensor y, pc_tensor x, double p, pc_rng_key key))             \
     BACKWARD(dropout, (pc_ctx * ctx, pc_tensor dx, pc_tensor dy, double p, pc_rng_key key))          \
     /* add        y = a + b                   any of the three may be the same rows               */ \
+    /* scale      y = s x                     any rows; y may be x; its backward is itself        */ \
     /* copy       y = x;   zero  y = 0                                                            */ \
     FORWARD(add, (pc_ctx * ctx, pc_tensor y, pc_tensor a, pc_tensor b))                              \
+    FORWARD(scale, (pc_ctx * ctx, pc_tensor y, pc_tensor x, double s))                               \
     FORWARD(copy, (pc_ctx * ctx, pc_tensor y, pc_tensor x))                                          \
     FORWARD(zero, (pc_ctx * ctx, pc_tensor y))                                                       \
     /* l2norm     y = x inv, inv = 1/max(|x|, 1e-12)   x, y (B,E)  inv (B) kept                    */ \
@@ -235,6 +237,7 @@ struct pc_ctx {
     struct pc_taps *taps;   // NULL, or where named activations go (layers/taps.h)
     double flops;           // the dry backend counts here
     double dropout;         // probability in residual branches; 0 outside training
+    double adapter_dropout; // probability in front of low-rank adapters; 0 outside training
     pc_rng_key dropout_key; // step is advanced by each dropout call of a forward pass (low 16 bits)
 };
 

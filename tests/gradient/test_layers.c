@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "model/layers/adapters.h"
 #include "model/layers/transformer.h"
 #include "tests/support/sabotage.h"
 #include "tests/support/sequences.h"
@@ -26,8 +27,11 @@ typedef struct simple {
     pc_linear linear;
     pc_mlp mlp;
     pc_norm norm;
+    pc_adapters adapters;
     pc_tensor x, dx, r, w;
     bool want_dx;
+    double dropout; // of adapters
+    int64_t cut;    // adapted: outputs before and from here on in two calls; 0: in one
 } simple;
 
 static double linear_run(pc_ctx *ctx, void *arg, bool backward)
@@ -60,6 +64,32 @@ static double norm_run(pc_ctx *ctx, void *arg, bool backward)
     return gradcheck_dot(y, s->w) + gradcheck_dot(s->x, s->r);
 }
 
+static double adapted_run(pc_ctx *ctx, void *arg, bool backward)
+{
+    const simple *s = arg;
+    ctx->adapter_dropout = s->dropout;
+    ctx->dropout_key =
+        (pc_rng_key){.seed = SEED, .stream = PC_STREAM_DROPOUT, .step = (5 << 16) + 3};
+    if (!s->cut) {
+        const double value = linear_run(ctx, arg, backward);
+        ctx->adapter_dropout = 0.0;
+        return value;
+    }
+    const int64_t O = s->linear.O, cuts[] = {0, s->cut, O};
+    const pc_tensor y = pc_alloc_like(ctx->act, s->w), dx = pc_alloc_like(ctx->act, s->x);
+    if (backward) ctx->ops->zero_forward(ctx, s->dx);
+    for (int i = 0; i < 2; i++) {
+        pc_linear part = pc_linear_outputs(&s->linear, cuts[i], cuts[i + 1]);
+        pc_linear_forward(ctx, pc_cols(y, cuts[i], cuts[i + 1]), &part, s->x,
+                          pc_cols(s->r, cuts[i], cuts[i + 1]));
+        if (!backward) continue;
+        pc_linear_backward(ctx, dx, &part, pc_cols(s->w, cuts[i], cuts[i + 1]), s->x);
+        ctx->ops->add_forward(ctx, s->dx, s->dx, dx);
+    }
+    ctx->adapter_dropout = 0.0;
+    return gradcheck_dot(y, s->w);
+}
+
 static void open_simple(gradcheck *g, simple *s, const char *label, int64_t N, int64_t I, int64_t O,
                         bool want_dx)
 {
@@ -83,6 +113,29 @@ static void test_linear(const char *label, bool bias, const char *frozen, bool w
     gradcheck_params(&g, &s.params, 0.5);
     check(sabotage_check(&g, linear_run, &s, TOLERANCE));
     pc_params_close(&s.params);
+    gradcheck_close(&g);
+}
+
+/* Adapters on rows [0,3) and [4,6) of six, ranks 2 and 3; `frozen` names what has no gradient. */
+static void test_adapted(const char *label, const char *frozen, bool want_dx, double dropout,
+                         int64_t cut)
+{
+    static const pc_adapter_site sites[] = {
+        {"l.weight", 0, 3, 2, 8.0, 4.0},
+        {"l.weight", 4, 2, 3, 3.0, 0.7},
+    };
+    gradcheck g;
+    simple s = {0};
+    open_simple(&g, &s, label, 5, 7, 6, want_dx);
+    s.dropout = dropout;
+    s.cut = cut;
+    pc_linear_params(&s.params, &s.linear, "l", 7, 6, true, 0.5);
+    check(!pc_adapters_open(&s.adapters, &s.params, sites, 2, PC_F64, false));
+    if (frozen) pc_params_train(&s.params, frozen, false);
+    gradcheck_params(&g, &s.params, 0.5);
+    check(sabotage_check(&g, adapted_run, &s, TOLERANCE));
+    pc_params_close(&s.params);
+    pc_adapters_close(&s.adapters);
     gradcheck_close(&g);
 }
 
@@ -172,6 +225,14 @@ int main(void)
     test_linear("linear with bias", true, NULL, true);
     test_linear("linear, weight frozen", true, "l.weight", true);
     test_linear("linear, no dx", true, NULL, false);
+
+    test_adapted("adapters", NULL, true, 0.0, 0);
+    test_adapted("adapters, base frozen", "l.weight", true, 0.0, 0);
+    test_adapted("adapters, dropout", "l.weight", true, 0.4, 0);
+    test_adapted("adapters, dropout, no dx", "l.weight", false, 0.4, 0);
+    test_adapted("adapters, one frozen", "l.lora.rows0_3", true, 0.4, 0);
+    test_adapted("adapters, cut in two", "l.weight", true, 0.4, 2);
+    test_adapted("adapters frozen", "l.lora", true, 0.4, 0);
 
     test_norm("layernorm", PC_LAYERNORM);
     test_norm("rmsnorm", PC_RMSNORM);
