@@ -8,6 +8,7 @@
 #include "data/text/tokenizer.h"
 #include "data/text/words.h"
 
+#include <jansson.h>
 #include <pthread.h>
 
 typedef struct pc_piece {
@@ -70,6 +71,9 @@ size_t pc_merge_slot(const pc_merge *merges, size_t slots, int32_t left, int32_t
 
 // Appends the ids of one word.
 pc_status pc_bpe_word(const pc_tokenizer *t, pc_ids *out, const char *word, size_t size);
+
+// From a `tokenizer.json` in memory; the caller keeps it.
+pc_status pc_tokenizer_build(pc_tokenizer **out, const json_t *root);
 
 pc_status pc_ids_reserve(pc_ids *ids, int64_t more);
 

@@ -25,6 +25,26 @@ pc_status pc_tokenizer_parse(pc_tokenizer **out, const char *json,
 // A file, or a directory that holds a tokenizer.json. Beside a file of that name a tokenizer_config.json says which
 // tokens begin, end and pad texts; otherwise their usual names do.
 pc_status pc_tokenizer_open(pc_tokenizer **out, const char *path);
+
+// A vocabulary given as arrays: what the metadata of a GGUF holds. Everything is copied.
+typedef struct pc_tokenizer_parts {
+    const char *model; // "llama": SentencePiece BPE by scores; "gpt2": byte-level BPE by merges
+    const char *pre;   // how texts are split before merging, for "gpt2"; NULL is "default"
+    int32_t count;     // tokens; id = place
+    const char *const *token;
+    const size_t *token_size; // (count)
+    const float *score;       // (count), for "llama"; otherwise NULL
+    const int32_t *type;      // (count) or NULL: 1 normal, 2 unknown, 3 control, 4 user-defined,
+                              // 5 unused, 6 byte
+    int64_t merge_count;
+    const char *const *merge; // (merge_count): "LEFT RIGHT", for "gpt2"
+    const size_t *merge_size;
+    int32_t bos, eos, pad, unk;             // -1: none
+    int add_bos, add_eos, add_space_prefix; // 0, 1, or -1: the model's default
+} pc_tokenizer_parts;
+// PC_ERR_FORMAT names the array and the place at fault, or the pre-tokeniser that is not known.
+pc_status pc_tokenizer_from_parts(pc_tokenizer **out, const pc_tokenizer_parts *parts);
+
 void pc_tokenizer_close(pc_tokenizer *t);
 char *pc_tokenizer_json(
     const pc_tokenizer *t); // malloc'ed text that pc_tokenizer_parse reads back; NULL: no memory

@@ -498,6 +498,15 @@ static void read_roles(pc_tokenizer *t, const json_t *root)
     int32_t role[3];
     roles_by_name(t, role);
     bool stated = false;
+    const json_t *own =
+        json_object_get(json_object_get(json_object_get(root, "model"), "percept"), "roles");
+    for (int r = 0; r < 3 && json_is_object(own); r++) {
+        const json_t *v = json_object_get(own, role_names[r]);
+        role[r] =
+            json_is_integer(v) && json_integer_value(v) >= 0 && json_integer_value(v) < t->vocab
+                ? (int32_t)json_integer_value(v)
+                : -1;
+    }
     const json_t *entry, *name;
     size_t i, k;
     json_array_foreach(json_object_get(root, "added_tokens"), i, entry)
@@ -613,6 +622,21 @@ out:
     json_decref(root);
     pc_tokenizer_close(t);
     return st;
+}
+
+pc_status pc_tokenizer_build(pc_tokenizer **out, const json_t *root)
+{
+    pc_tokenizer *t = calloc(1, sizeof *t);
+    *out = NULL;
+    pc_status st = t ? build(t, root) : pc_fail(PC_ERR_MEMORY, "a tokenizer");
+    if (!st && !(t->json = json_dumps(root, JSON_COMPACT)))
+        st = pc_fail(PC_ERR_MEMORY, "a tokenizer's text");
+    if (st) {
+        pc_tokenizer_close(t);
+        return st;
+    }
+    *out = t;
+    return PC_OK;
 }
 
 pc_status pc_tokenizer_parse(pc_tokenizer **out, const char *json, size_t size)
