@@ -208,7 +208,12 @@ static pc_status square_size(pc_image_config *c, const json_t *json, published_c
     pc_status st = PC_OK;
     if (size && (st = read_extent(&c->size, &shortest, size, "size"))) return st;
     if (crop && (st = read_extent(&cut, &unused, crop, "crop_size"))) return st;
-    if (cropped && (crop || has_crop) && cut != c->size)
+    if (cropped && !crop && has_crop && cut != c->size)
+        return pc_fail(PC_ERR_FORMAT,
+                       "the shorter edge is resized to %lld without a crop_size; the class's own "
+                       "is %lld, which is not supported",
+                       (long long)c->size, (long long)cut);
+    if (cropped && crop && cut != c->size)
         return pc_fail(PC_ERR_FORMAT, "'crop_size' is %lld, expected that of 'size', %lld",
                        (long long)cut, (long long)c->size);
     if (c->kind == PC_IMAGE_TILES) return PC_OK;
