@@ -12,6 +12,7 @@
 #define PC_NETWORKS_VLM_H
 
 #include "model/networks/decoder.h"
+#include "model/networks/geometry.h"
 #include "model/networks/projector.h"
 #include "model/networks/vision.h"
 
@@ -35,14 +36,6 @@ typedef struct pc_vlm_config {
     int64_t image_id;         // token id of an image place
     int64_t video_id; // token id of a film's place, 0: none. A film is an image of several frames
 } pc_vlm_config;
-
-// How one image came and what it becomes. Filled in by pc_vlm_measure from what the kind goes by.
-typedef struct pc_image_geometry {
-    int64_t crops; // crops in `pixels`; tiles: the whole image first. 1 for other square kinds
-    int64_t height, width; // tiles: of the image as it was
-    int64_t t, h, w;       // grid: frames, rows and columns of patches, before merging
-    int64_t rows;          // rows of features: as many rows of the sequence
-} pc_image_geometry;
 
 // What the eyes of a batch are given: its images one after the other, in the order of their places.
 typedef struct pc_pictures {
