@@ -5,6 +5,9 @@
 
 #include <sys/mman.h>
 
+// From this size on an arena asks for huge pages: fewer misses of the address cache, fewer faults at first touch.
+#define HUGE_FROM ((size_t)4 << 20)
+
 pc_status pc_arena_open(pc_arena *a, const char *name, size_t size)
 {
     *a = (pc_arena){.name = name};
@@ -13,6 +16,8 @@ pc_status pc_arena_open(pc_arena *a, const char *name, size_t size)
     if (base == MAP_FAILED)
         return pc_fail(PC_ERR_MEMORY, "memory for %s: %.1f MiB are not to be had", name,
                        (double)size / 1048576.0);
+    if (bytes >= HUGE_FROM)
+        (void)madvise(base, bytes, MADV_HUGEPAGE); // a wish: refused is no error
     a->base = base;
     a->size = bytes;
     return PC_OK;

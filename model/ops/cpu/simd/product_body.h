@@ -43,23 +43,23 @@ PC_INLINE void tile_finish(vf acc[MR][NV], int rows, int vectors, const tile_end
 }
 
 typedef void tile_function(int64_t K, const float *a, int64_t a_row, int64_t a_k, const float *b,
-                           const tile_end *e);
+                           int64_t b_k, const tile_end *e);
 
 #define TILE(rows)                                                                                 \
     static void tile_1_##rows(int64_t K, const float *a, int64_t a_row, int64_t a_k,               \
-                              const float *b, const tile_end *e)                                   \
+                              const float *b, int64_t b_k, const tile_end *e)                      \
     {                                                                                              \
         vf acc[MR][NV];                                                                            \
         tile_zero(acc, rows, 1);                                                                   \
-        tile_sum(acc, rows, 1, K, a, a_row, a_k, b, NR);                                           \
+        tile_sum(acc, rows, 1, K, a, a_row, a_k, b, b_k);                                          \
         tile_finish(acc, rows, 1, e);                                                              \
     }                                                                                              \
     static void tile_2_##rows(int64_t K, const float *a, int64_t a_row, int64_t a_k,               \
-                              const float *b, const tile_end *e)                                   \
+                              const float *b, int64_t b_k, const tile_end *e)                      \
     {                                                                                              \
         vf acc[MR][NV];                                                                            \
         tile_zero(acc, rows, 2);                                                                   \
-        tile_sum(acc, rows, 2, K, a, a_row, a_k, b, NR);                                           \
+        tile_sum(acc, rows, 2, K, a, a_row, a_k, b, b_k);                                          \
         tile_finish(acc, rows, 2, e);                                                              \
     }
 PC_FOR_TILE_ROWS(TILE)
@@ -68,6 +68,15 @@ PC_FOR_TILE_ROWS(TILE)
 #define TILE_2(rows) tile_2_##rows,
 static tile_function *const tiles[NV][MR] = {{PC_FOR_TILE_ROWS(TILE_1)},
                                              {PC_FOR_TILE_ROWS(TILE_2)}};
+
+// Columns of B that are read where they stand: whole panels, when few strips would use a packed copy and rows do
+// not fall on the same cache sets. The gradient of a small weight matrix is such a product.
+static int64_t in_place(const pc_product *p, int64_t rows, int64_t nc)
+{
+    enum { STRIPS = 6 };
+    const bool fits = !p->trans_b && rows <= STRIPS * MR && p->ldb % 256 != 0;
+    return fits ? nc / NR * NR : 0;
+}
 
 // op(B)[k0 .. k0+kc, n0 .. n0+nc) as panels [k][NR], the last one filled up with zeros.
 static void pack_b(float *out, const pc_product *p, int64_t k0, int64_t kc, int64_t n0, int64_t nc)
@@ -139,7 +148,8 @@ static void product_block(const pc_product *p, float *space, const span2 *part, 
                           int64_t kc, int64_t n0, int64_t nc)
 {
     const bool last = k0 + kc == p->K;
-    pack_b(space, p, k0, kc, n0, nc);
+    const int64_t direct = in_place(p, part->m1 - part->m0, nc);
+    pack_b(space + direct * kc, p, k0, kc, n0 + direct, nc - direct);
     for (int64_t m0 = part->m0; m0 < part->m1; m0 += MR) {
         const int64_t rows = pc_min64(MR, part->m1 - m0);
         const strip a = strip_of(p, space + PC_PACK_K * PC_PACK_N, m0, rows, k0, kc, nc);
@@ -150,7 +160,10 @@ static void product_block(const pc_product *p, float *space, const span2 *part, 
             e.n = pc_min64(NR, nc - n);
             e.bias = last && p->bias ? p->bias + n0 + n : NULL;
             e.add = last && p->add ? p->add + m0 * p->ld_add + n0 + n : NULL;
-            tiles[e.n > VW][rows - 1](kc, a.a, a.row, a.k, space + n * kc, &e);
+            const bool here = n < direct;
+            tiles[e.n > VW][rows - 1](kc, a.a, a.row, a.k,
+                                      here ? p->b + k0 * p->ldb + n0 + n : space + n * kc,
+                                      here ? p->ldb : NR, &e);
         }
         if (last && p->act)
             for (int64_t m = 0; m < rows; m++)
