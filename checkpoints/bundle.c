@@ -3,7 +3,8 @@
  *
  *   native       text/model, text/image, text/tokenizer, text/template and the parameters of one file
  *   directory    config.json -> family and shape; model.safetensors or its shards; tokenizer.json and
- *                preprocessor_config.json where they are there; the family's usual chat template
+ *                preprocessor_config.json or processor_config.json where they are there; the family's usual
+ *                chat template
  */
 #include "checkpoints/bundle.h"
 
@@ -25,7 +26,7 @@ static int64_t tower_size(const pc_model_config *c)
 static pc_status check_image_size(const pc_bundle *b)
 {
     const int64_t size = tower_size(&b->model.config);
-    if (!b->has_image || !size || size == b->image.size) return PC_OK;
+    if (!b->has_image || !size || !b->image.size || size == b->image.size) return PC_OK;
     return pc_fail(PC_ERR_FORMAT, "images are prepared at %lld pixels, the vision tower takes %lld",
                    (long long)b->image.size, (long long)size);
 }
@@ -111,17 +112,14 @@ static const char *usual_template(const pc_family *f)
 
 static pc_status dir_image(pc_bundle *b, const char *dir, const json_t *config)
 {
-    json_t *json = NULL;
-    pc_status st = pc_hf_json(&json, dir, "preprocessor_config.json");
-    if (st || !json) return st;
-    st = pc_image_config_from_hf(&b->image, json);
-    json_decref(json);
-    if (st) return pc_context(st, "preprocessor_config.json");
-    // The original LLaVA code pads; its config says so.
-    const char *aspect = json_string_value(json_object_get(config, "image_aspect_ratio"));
-    if (aspect && !strcmp(aspect, "pad")) b->image.fit = PC_FIT_PAD;
-    b->has_image = true;
-    return PC_OK;
+    json_t *preprocessor = NULL, *processor = NULL;
+    pc_status st = pc_hf_json(&preprocessor, dir, "preprocessor_config.json");
+    if (!st) st = pc_hf_json(&processor, dir, "processor_config.json");
+    if (!st)
+        st = pc_image_config_from_files(&b->image, &b->has_image, preprocessor, processor, config);
+    json_decref(preprocessor);
+    json_decref(processor);
+    return st;
 }
 
 // A tokenizer of a kind that is not read does not keep the weights from being used.

@@ -158,24 +158,30 @@ static pc_status text_batch(pc_given *g, const pc_text_config *c, const int32_t 
 
 // A row of the batch with one id for each image, as pc_sequence has it; *n ids.
 static pc_status collapse(int32_t *out, int64_t *n, const pc_vlm_config *c, const int32_t *ids,
-                          int64_t b, int64_t T)
+                          int64_t b, int64_t T, const pc_image_geometry *geometry, int64_t images,
+                          int64_t *image)
 {
-    const int64_t per = pc_vlm_rows_per_image(c);
     int64_t t = 0;
 
     *n = 0;
     while (t < T) {
-        const bool place = per > 0 && ids[t] == c->image_id;
+        const bool place = pc_vlm_place(c, ids[t]);
+        int64_t per = 1;
+        if (place && *image >= images)
+            return pc_fail(
+                PC_ERR_INPUT,
+                "input_ids: row %lld has an image place at %lld; all %lld images are before it",
+                (long long)b, (long long)t, (long long)images);
+        if (place) per = geometry[(*image)++].rows;
         out[(*n)++] = ids[t];
         for (int64_t k = 0; place && k < per; k++)
-            if (t + k >= T || ids[t + k] != c->image_id)
+            if (t + k >= T || ids[t + k] != ids[t])
                 return pc_fail(
                     PC_ERR_INPUT,
                     "input_ids: row %lld has %lld image places (id %lld) in a row at %lld; "
                     "an image takes %lld",
-                    (long long)b, (long long)k, (long long)c->image_id, (long long)t,
-                    (long long)per);
-        t += place ? per : 1;
+                    (long long)b, (long long)k, (long long)ids[t], (long long)t, (long long)per);
+        t += per;
     }
     return PC_OK;
 }
@@ -199,16 +205,21 @@ static pc_status vlm_batch(pc_given *g, const pc_vlm_config *c, const int32_t *i
     const int64_t B = g->B, T = g->T, N = B * T;
     pc_sequence *seq = calloc((size_t)B, sizeof *seq);
     int32_t *list = malloc((size_t)N * sizeof *list), *at = list;
+    int64_t image = 0;
     pc_status st =
         seq && list ? PC_OK : pc_fail(PC_ERR_MEMORY, "a batch of %lld tokens", (long long)N);
 
     for (int64_t i = 0; i < B && !st; i++) {
         seq[i].ids = at;
-        if (!(st = collapse(at, &seq[i].length, c, ids + i * T, i, T))) at += seq[i].length;
+        seq[i].images = g->geometry + image;
+        st = collapse(at, &seq[i].length, c, ids + i * T, i, T, g->geometry, g->images, &image);
+        at += seq[i].length;
     }
     if (st || (st = pc_vlm_batch_build(b, &g->memory, c, seq, B, g->images))) goto out;
     PC_ASSERT(b->N == N, "%lld rows laid out, %lld given", (long long)b->N, (long long)N);
-    b->pixels = g->pixels;
+    b->pictures.pixels = g->pixels;
+    b->pictures.high = g->high;
+    b->pictures.patches = g->patches;
     limit_keys(&b->mask, first, last, B, T);
     for (int64_t n = 0; n < N; n++) {
         const int32_t label = n % T + 1 < T ? labels[n + 1] : -100;
@@ -219,6 +230,18 @@ out:
     free(seq);
     free(list);
     return st;
+}
+
+// What becomes of each image, from its measure; square kinds have none to give.
+static pc_status measure_images(pc_given *g, const pc_vlm_config *c)
+{
+    g->geometry = pc_arena_bytes(&g->memory, (size_t)(g->images + 1) * sizeof *g->geometry);
+    for (int64_t i = 0; i < g->images; i++) {
+        g->geometry[i] = (pc_image_geometry){0};
+        const pc_status st = pc_vlm_measure(&g->geometry[i], c);
+        if (st) return pc_context(st, "image %lld", (long long)i);
+    }
+    return PC_OK;
 }
 
 static pc_status pixel_batch(pc_given *g, const part *p, const pc_vision_config *v)
@@ -274,6 +297,7 @@ pc_status pc_given_open(pc_given *g, const pc_safetensors *file, const pc_model_
     const size_t size = pixels.e.bytes * 4 + (size_t)N * 64 + (size_t)B * 64 + 65536;
     if ((st = pc_arena_open(&g->memory, "given batch", size))) return st;
     if (pixels.there && (st = pixel_batch(g, &pixels, v))) goto out;
+    if (!clip && (st = measure_images(g, &config->vlm))) goto out;
     if (!ids.there) goto out;
 
     id = malloc((size_t)N * sizeof *id);

@@ -16,9 +16,11 @@
 typedef struct pc_given {
     int64_t B, T, images; // B, T 0 without text
     bool has_text, has_labels;
-    pc_tensor pixels;   // (images,3,S,S), absent without images
-    pc_text_batch text; // two towers
-    pc_vlm_batch vlm;   // vlm; its pixels are `pixels`
+    pc_tensor pixels;            // (crops of all images,3,S,S), absent without images
+    pc_tensor high, patches;     // see pc_pictures
+    pc_image_geometry *geometry; // (images), vlm
+    pc_text_batch text;          // two towers
+    pc_vlm_batch vlm;            // vlm; its pictures are these
     pc_arena memory;
 } pc_given;
 

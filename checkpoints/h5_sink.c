@@ -94,24 +94,30 @@ static herr_t sink_read(H5FD_t *file, H5FD_mem_t type, hid_t dxpl, haddr_t addr,
     return 0;
 }
 
+// Drops everything after the first error.
+static void put_bytes(pc_h5_sink *s, uint64_t at, const void *buffer, size_t size)
+{
+    const char *from = buffer;
+    while (size > 0 && !s->error) {
+        const ssize_t put = pwrite(s->fd, from, size, (off_t)at);
+        if (put < 0 && errno == EINTR) continue;
+        if (put <= 0) {
+            remember(s, put ? errno : ENOSPC);
+            break;
+        }
+        from += put;
+        at += (uint64_t)put;
+        size -= (size_t)put;
+    }
+}
+
 static herr_t sink_write(H5FD_t *file, H5FD_mem_t type, hid_t dxpl, haddr_t addr, size_t size,
                          const void *buffer)
 {
     (void)type, (void)dxpl;
     sink_file *f = (sink_file *)file;
-    const char *from = buffer;
     if (addr + size > f->eof) f->eof = addr + size;
-    while (size > 0 && !f->sink->error) {
-        const ssize_t put = pwrite(f->sink->fd, from, size, (off_t)addr);
-        if (put < 0 && errno == EINTR) continue;
-        if (put <= 0) {
-            remember(f->sink, put ? errno : ENOSPC);
-            break;
-        }
-        from += put;
-        addr += (haddr_t)put;
-        size -= (size_t)put;
-    }
+    put_bytes(f->sink, addr, buffer, size);
     return 0;
 }
 
@@ -157,6 +163,12 @@ bool pc_h5_sink_use(pc_h5_sink *s, hid_t fapl)
     const bool ok = H5Pset_driver(fapl, driver, &info) >= 0;
     H5FDunregister(driver); // the access list holds it
     return ok;
+}
+
+pc_status pc_h5_sink_put(pc_h5_sink *s, uint64_t at, const void *data, size_t size)
+{
+    put_bytes(s, at, data, size);
+    return pc_h5_sink_status(s);
 }
 
 pc_status pc_h5_sink_status(const pc_h5_sink *s)

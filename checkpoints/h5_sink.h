@@ -21,6 +21,8 @@ typedef struct pc_h5_sink {
 pc_status pc_h5_sink_open(pc_h5_sink *s, const char *path);
 // Directs H5Fcreate under this access list into the sink. False: HDF5 refused.
 bool pc_h5_sink_use(pc_h5_sink *s, hid_t fapl);
+// Bytes of ours at a place that HDF5 has given out.
+pc_status pc_h5_sink_put(pc_h5_sink *s, uint64_t at, const void *data, size_t size);
 // PC_ERR_IO with the system's words when anything went wrong so far.
 pc_status pc_h5_sink_status(const pc_h5_sink *s);
 // Closes and returns the final status.

@@ -1,5 +1,5 @@
 /*
- * safetensors.c - the reader and the writer of safetensors files.
+ * safetensors.c - the reader of safetensors files; the writer is safetensors_write.c.
  *
  *   u64 header length (little-endian) | header, a JSON object | data
  *   name -> {"dtype": "F32", "shape": [3,5], "data_offsets": [begin, end]}, offsets from the first data byte
@@ -8,38 +8,20 @@
  * tensors together must cover the data without holes or overlap. Files are mapped read-only; data need
  * not be aligned, so numbers are read byte-wise. A sharded set is several such files and an index.
  */
-#include "checkpoints/safetensors.h"
+#include "checkpoints/tensor_set.h"
+#include "checkpoints/numbers.h"
 
 #include "model/core/file.h"
 #include "model/core/log.h"
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define HEADER_MAX 100000000u // bytes: the format's own limit
 #define RANK_MAX   8
 #define SHARDS_MAX 4096
-
-typedef struct mapping {
-    unsigned char *base;
-    size_t size;
-    json_t *header; // owns names and dtypes of its entries
-} mapping;
-
-struct pc_safetensors {
-    mapping *file;
-    int files;
-    pc_st_entry *list; // by name
-    int64_t count, capacity;
-};
 
 static const struct {
     const char *name;
@@ -68,33 +50,7 @@ static uint64_t read_u64(const unsigned char *p)
 
 /* ---- one file ---- */
 
-static pc_status map_file(mapping *m, const char *path)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return pc_fail_errno("cannot open '%s'", path);
-    pc_status st = PC_OK;
-    struct stat s;
-    if (fstat(fd, &s) != 0)
-        st = pc_fail_errno("cannot stat '%s'", path);
-    else if (!S_ISREG(s.st_mode))
-        st = pc_fail(PC_ERR_INPUT, "'%s' is not a regular file", path);
-    else if (s.st_size < 8)
-        st = pc_fail(PC_ERR_FORMAT, "file has %lld bytes, a safetensors file has at least 8",
-                     (long long)s.st_size);
-    if (!st) {
-        void *base = mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (base == MAP_FAILED) {
-            st = pc_fail_errno("cannot map '%s'", path);
-        } else {
-            m->base = base;
-            m->size = (size_t)s.st_size;
-        }
-    }
-    close(fd);
-    return st;
-}
-
-static pc_status parse_header(mapping *m, size_t *data_start)
+static pc_status parse_header(pc_mapping *m, size_t *data_start)
 {
     PC_ASSERT(m->base && m->size >= 8, "%zu bytes mapped", m->size);
     const uint64_t length = read_u64(m->base);
@@ -185,12 +141,6 @@ static int by_data(const void *a, const void *b)
     return x->bytes < y->bytes ? -1 : x->bytes > y->bytes; // empty ones first
 }
 
-static int by_name(const void *a, const void *b)
-{
-    const pc_st_entry *x = a, *y = b;
-    return strcmp(x->name, y->name);
-}
-
 // Together the entries must cover the data: no holes, no overlap, nothing behind the last.
 static pc_status check_cover(pc_st_entry *list, int64_t n, const unsigned char *data, size_t size)
 {
@@ -213,30 +163,14 @@ static pc_status check_cover(pc_st_entry *list, int64_t n, const unsigned char *
     return PC_OK;
 }
 
-static pc_status reserve(pc_safetensors *s, size_t more)
-{
-    const size_t want = (size_t)s->count + more;
-    if (want <= (size_t)s->capacity) return PC_OK;
-    pc_st_entry *list = realloc(s->list, want * sizeof *list);
-    if (!list) return pc_fail(PC_ERR_MEMORY, "table of %zu tensors", want);
-    s->list = list;
-    s->capacity = (int64_t)want;
-    return PC_OK;
-}
-
 // Maps one file and appends its entries.
 static pc_status add_file(pc_safetensors *s, const char *path)
 {
     pc_status st = PC_OK;
-    mapping *files = realloc(s->file, (size_t)(s->files + 1) * sizeof *files);
-    if (!files) return pc_fail(PC_ERR_MEMORY, "table of files");
-    s->file = files;
-    mapping *m = &s->file[s->files++];
-    *m = (mapping){0};
-
+    pc_mapping *m = NULL;
     size_t start = 0;
-    if ((st = map_file(m, path)) || (st = parse_header(m, &start)) ||
-        (st = reserve(s, json_object_size(m->header))))
+    if ((st = pc_set_map(s, &m, path, 8)) || (st = parse_header(m, &start)) ||
+        (st = pc_set_reserve(s, json_object_size(m->header))))
         return st;
     const unsigned char *data = m->base + start;
     const size_t size = m->size - start;
@@ -260,9 +194,8 @@ static pc_status add_file(pc_safetensors *s, const char *path)
 
 static pc_status open_single(pc_safetensors *s, const char *path)
 {
-    pc_status st = add_file(s, path);
-    if (!st && s->count > 1) qsort(s->list, (size_t)s->count, sizeof *s->list, by_name);
-    return st;
+    const pc_status st = add_file(s, path);
+    return st ? st : pc_set_sort(s);
 }
 
 /* ---- sharded sets ---- */
@@ -355,7 +288,7 @@ static pc_status open_index(pc_safetensors *s, const char *path)
             goto out;
         }
     }
-    if (s->count > 1) qsort(s->list, (size_t)s->count, sizeof *s->list, by_name);
+    if ((st = pc_set_sort(s))) goto out;
     json_object_foreach((json_t *)map, name, v) if (!pc_safetensors_find(s, name))
     {
         st = pc_fail(PC_ERR_FORMAT, "tensor '%.200s' is not in '%s', where weight_map has it", name,
@@ -404,36 +337,6 @@ pc_status pc_safetensors_open_dir(pc_safetensors **out, const char *dir)
     return pc_fail(PC_ERR_INPUT, "'%s' has neither %s nor %s", dir, names[0], names[1]);
 }
 
-void pc_safetensors_close(pc_safetensors *s)
-{
-    if (!s) return;
-    for (int i = 0; i < s->files; i++) {
-        json_decref(s->file[i].header);
-        if (s->file[i].base) munmap(s->file[i].base, s->file[i].size);
-    }
-    free(s->file);
-    free(s->list);
-    free(s);
-}
-
-int64_t pc_safetensors_count(const pc_safetensors *s)
-{
-    return s->count;
-}
-
-const pc_st_entry *pc_safetensors_at(const pc_safetensors *s, int64_t i)
-{
-    PC_ASSERT(i >= 0 && i < s->count, "entry %lld of %lld", (long long)i, (long long)s->count);
-    return &s->list[i];
-}
-
-const pc_st_entry *pc_safetensors_find(const pc_safetensors *s, const char *name)
-{
-    const pc_st_entry key = {.name = name};
-    if (!s->count) return NULL;
-    return bsearch(&key, s->list, (size_t)s->count, sizeof key, by_name);
-}
-
 /* ---- numbers ---- */
 
 static pc_status check_count(const pc_st_entry *e, int64_t n)
@@ -459,23 +362,6 @@ static int64_t sign_extend(uint64_t v, unsigned bytes)
     return (int64_t)((v ^ top) - top);
 }
 
-static float bits_f32(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
-
-// binary16: 1 sign, 5 exponent (bias 15), 10 fraction bits.
-static float half_f32(uint32_t h)
-{
-    const uint32_t sign = (h & 0x8000u) << 16, exp = h >> 10 & 31u, frac = h & 0x3FFu;
-    if (exp == 31) return bits_f32(sign | 0x7F800000u | frac << 13);
-    if (exp) return bits_f32(sign | (exp + 112u) << 23 | frac << 13);
-    const float f = (float)frac * 0x1p-24f;
-    return sign ? -f : f;
-}
-
 static bool is_signed_int(const char *t)
 {
     return t[0] == 'I';
@@ -492,19 +378,10 @@ pc_status pc_st_floats(float *out, const pc_st_entry *e, int64_t n)
     if (st) return st;
     const unsigned char *p = e->data;
     const unsigned bytes = dtype_bits(e->dtype) / 8;
+    pc_dtype type;
     if (!n) return PC_OK;
-    if (!strcmp(e->dtype, "F32")) {
-        memcpy(out, p, (size_t)n * sizeof *out);
-    } else if (!strcmp(e->dtype, "BF16")) {
-        for (int64_t i = 0; i < n; i++) out[i] = bits_f32((uint32_t)read_uint(p + 2 * i, 2) << 16);
-    } else if (!strcmp(e->dtype, "F16")) {
-        for (int64_t i = 0; i < n; i++) out[i] = half_f32((uint32_t)read_uint(p + 2 * i, 2));
-    } else if (!strcmp(e->dtype, "F64")) {
-        for (int64_t i = 0; i < n; i++) {
-            double d;
-            memcpy(&d, p + 8 * i, sizeof d);
-            out[i] = (float)d;
-        }
+    if (!is_int(e->dtype) && pc_dtype_from_text(&type, e->dtype)) {
+        pc_widen(out, p, type, n);
     } else if (is_int(e->dtype)) {
         for (int64_t i = 0; i < n; i++) {
             const uint64_t v = read_uint(p + bytes * i, bytes);
@@ -536,157 +413,4 @@ pc_status pc_st_ints(int32_t *out, const pc_st_entry *e, int64_t n)
         out[i] = (int32_t)v;
     }
     return PC_OK;
-}
-
-/* ---- writing ---- */
-
-static const char *dtype_text(pc_dtype t)
-{
-    switch (t) {
-    case PC_F32: return "F32";
-    case PC_F64: return "F64";
-    case PC_BF16: return "BF16";
-    case PC_F16: return "F16";
-    case PC_I32: return "I32";
-    case PC_I64: return "I64";
-    case PC_U8: return "U8";
-    }
-    PC_ASSERT(false, "dtype %d", (int)t);
-    return NULL;
-}
-
-// Large items first keeps every tensor aligned to its item; then by name.
-static int by_item_then_name(const void *a, const void *b)
-{
-    const pc_st_out *x = a, *y = b;
-    const size_t p = pc_dtype_size(x->dtype), q = pc_dtype_size(y->dtype);
-    if (p != q) return p > q ? -1 : 1;
-    return strcmp(x->name, y->name);
-}
-
-static pc_status out_bytes(size_t *bytes, const pc_st_out *t)
-{
-    size_t n = pc_dtype_size(t->dtype);
-    if (t->rank < 0 || t->rank > RANK_MAX)
-        return pc_fail(PC_ERR_INPUT, "tensor '%s' has rank %d, at most %d", t->name, t->rank,
-                       RANK_MAX);
-    for (int i = 0; i < t->rank; i++)
-        if (t->dim[i] < 0 || __builtin_mul_overflow(n, (size_t)t->dim[i], &n))
-            return pc_fail(PC_ERR_INPUT, "tensor '%s': dimension %d is %lld", t->name, i,
-                           (long long)t->dim[i]);
-    *bytes = n;
-    return PC_OK;
-}
-
-static pc_status header_metadata(json_t *header, const char *metadata_json)
-{
-    json_error_t e;
-    json_t *meta =
-        metadata_json ? json_loads(metadata_json, JSON_REJECT_DUPLICATES, &e) : json_object();
-    if (!meta) return pc_fail(PC_ERR_INPUT, "metadata is not a JSON object");
-    pc_status st = check_metadata(meta);
-    if (!st && !json_object_get(meta, "format") &&
-        json_object_set_new(meta, "format", json_string("pt")) != 0)
-        st = pc_fail(PC_ERR_MEMORY, "metadata");
-    if (!st && json_object_set(header, "__metadata__", meta) != 0)
-        st = pc_fail(PC_ERR_MEMORY, "metadata");
-    json_decref(meta);
-    return st;
-}
-
-static pc_status header_entry(json_t *header, const pc_st_out *t, size_t begin, size_t end)
-{
-    json_t *shape = json_array();
-    for (int i = 0; shape && i < t->rank; i++)
-        if (json_array_append_new(shape, json_integer(t->dim[i])) != 0) {
-            json_decref(shape);
-            return pc_fail(PC_ERR_MEMORY, "header");
-        }
-    json_t *v = json_pack("{s:s, s:o, s:[I,I]}", "dtype", dtype_text(t->dtype), "shape", shape,
-                          "data_offsets", (json_int_t)begin, (json_int_t)end);
-    if (!v) return pc_fail(PC_ERR_MEMORY, "header");
-    if (json_object_set_new(header, t->name, v) != 0)
-        return pc_fail(PC_ERR_INPUT, "tensor name '%s' is not valid UTF-8", t->name);
-    return PC_OK;
-}
-
-// The header as text, padded with spaces to a multiple of 8; malloc'ed.
-static pc_status header_text(char **out, size_t *length, const pc_st_out *order, int64_t n,
-                             const char *metadata_json)
-{
-    pc_status st = PC_OK;
-    json_t *header = json_object();
-    char *text = NULL;
-    if (!header) return pc_fail(PC_ERR_MEMORY, "header");
-    if ((st = header_metadata(header, metadata_json))) goto out;
-    size_t at = 0;
-    for (int64_t i = 0; i < n; i++) {
-        size_t bytes = 0;
-        if (!order[i].name[0] || json_object_get(header, order[i].name)) {
-            st = pc_fail(PC_ERR_INPUT, "tensor name '%s' is empty or used twice", order[i].name);
-            goto out;
-        }
-        if ((st = out_bytes(&bytes, &order[i])) ||
-            (st = header_entry(header, &order[i], at, at + bytes)))
-            goto out;
-        at += bytes;
-    }
-    text = json_dumps(header, JSON_COMPACT);
-    const size_t len = text ? strlen(text) : 0, padded = (len + 7) / 8 * 8;
-    char *grown = text ? realloc(text, padded + 1) : NULL;
-    if (!grown) {
-        st = pc_fail(PC_ERR_MEMORY, "header");
-        goto out;
-    }
-    text = NULL;
-    memset(grown + len, ' ', padded - len);
-    grown[padded] = '\0';
-    *out = grown;
-    *length = padded;
-out:
-    free(text);
-    json_decref(header);
-    return st;
-}
-
-static pc_status write_all(const char *tmp, const char *header, size_t length,
-                           const pc_st_out *order, int64_t n)
-{
-    FILE *f = fopen(tmp, "wbe");
-    if (!f) return pc_fail_errno("cannot create '%s'", tmp);
-    unsigned char le[8];
-    for (int i = 0; i < 8; i++) le[i] = (unsigned char)((uint64_t)length >> (8 * i));
-    bool ok = fwrite(le, 1, 8, f) == 8 && fwrite(header, 1, length, f) == length;
-    for (int64_t i = 0; ok && i < n; i++) {
-        size_t bytes = 0;
-        if (out_bytes(&bytes, &order[i])) break; // checked before: cannot fail here
-        ok = !bytes || fwrite(order[i].data, 1, bytes, f) == bytes;
-    }
-    const int error = ok ? 0 : errno;
-    if (fclose(f) != 0 && ok) return pc_fail_errno("cannot write '%s'", tmp);
-    errno = error;
-    return ok ? PC_OK : pc_fail_errno("cannot write '%s'", tmp);
-}
-
-pc_status pc_safetensors_write(const char *path, const pc_st_out *list, int64_t n,
-                               const char *metadata_json)
-{
-    PC_ASSERT(n >= 0, "%lld tensors", (long long)n);
-    char tmp[PATH_MAX] = "", *header = NULL;
-    size_t length = 0;
-    pc_status st = PC_OK;
-    pc_st_out *order = malloc((size_t)(n ? n : 1) * sizeof *order);
-    if (!order) return pc_fail(PC_ERR_MEMORY, "table of %lld tensors", (long long)n);
-    for (int64_t i = 0; i < n; i++) order[i] = list[i];
-    if (n > 1) qsort(order, (size_t)n, sizeof *order, by_item_then_name);
-
-    if ((st = header_text(&header, &length, order, n, metadata_json)) ||
-        (st = pc_file_temp(tmp, sizeof tmp, path)))
-        goto out;
-    if ((st = write_all(tmp, header, length, order, n)) || (st = pc_file_commit(tmp, path)))
-        unlink(tmp);
-out:
-    free(header);
-    free(order);
-    return st ? pc_context(st, "'%s'", path) : PC_OK;
 }

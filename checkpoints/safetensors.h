@@ -1,5 +1,7 @@
 /*
  * safetensors.h - safetensors files: memory-mapped in, atomic out (spec: formats.md).
+ *
+ * PyTorch's own files (pickle.h) open through the same calls and look the same from there on.
  */
 #ifndef PC_CHECKPOINTS_SAFETENSORS_H
 #define PC_CHECKPOINTS_SAFETENSORS_H
@@ -38,7 +40,13 @@ typedef struct pc_st_out {
     int64_t dim[8];
     const void *data;
 } pc_st_out;
+// Numbers [begin, begin + count) of list[index] into buffer, in that tensor's type, row-major.
+typedef pc_status pc_st_fill(void *arg, void *buffer, int64_t index, int64_t begin, int64_t count);
 pc_status pc_safetensors_write(const char *path, const pc_st_out *list, int64_t n,
                                const char *metadata_json);
+
+// The same in pieces of a few MB that `fill` makes: `data` of the list is not looked at.
+pc_status pc_safetensors_stream(const char *path, const pc_st_out *list, int64_t n,
+                                const char *metadata_json, pc_st_fill *fill, void *arg);
 
 #endif

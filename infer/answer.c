@@ -147,7 +147,8 @@ static pc_status round_open(round_ *r, int64_t *count, const answerer *a, const 
         const pc_ids *x = &list[k].text.ids;
         const bool joins = k > first && shares(&list[k - 1], &list[k]);
         const int64_t begin = joins ? list[k].text.first_turn : 0;
-        const int64_t more = pc_vlm_rows(c, x->list + begin, x->count - begin) + o->max_tokens;
+        const int64_t more =
+            pc_vlm_rows(c, x->list + begin, x->count - begin, NULL) + o->max_tokens;
         const int64_t images = joins ? 0 : list[k].text.images;
         if (k > first && (rows + more > rows_max || r->images + images > ROUND_IMAGES)) break;
         rows += more;
@@ -199,7 +200,7 @@ static pc_status ask_round(answerer *a, char **text, const prompt *list, const r
     const int64_t S = ic->size;
     pc_generation *out = calloc((size_t)count, sizeof *out);
     float *pixels = malloc((size_t)(r->images * 3 * S * S + 1) * sizeof *pixels);
-    pc_tensor image = PC_NONE;
+    pc_pictures pictures = {.count = r->images};
     pc_status st = PC_OK;
 
     if (!out || !pixels) {
@@ -209,9 +210,10 @@ static pc_status ask_round(answerer *a, char **text, const prompt *list, const r
     }
     if (r->images) {
         if ((st = answer_pixels_all(pixels, ic, r->image, r->images, a->runner.pool))) goto done;
-        image = pc_view4(pixels, PC_F32, r->images, 3, S, S);
+        pictures.pixels = pc_view4(pixels, PC_F32, r->images, 3, S, S);
     }
-    if ((st = pc_generate(out, &a->runner, &a->bundle->model.vlm, r->seq, r->sequences, image, &g)))
+    if ((st = pc_generate(out, &a->runner, &a->bundle->model.vlm, r->seq, r->sequences, &pictures,
+                          &g)))
         goto done;
     for (int64_t i = 0; i < count && !st; i++) st = to_text(&text[list[i].item], a, &out[i]);
     pc_generation_close(out, count);
@@ -305,7 +307,7 @@ pc_status answer_one(answerer *a, char **text, const pc_message *messages, int n
     pc_rendered r = {0};
     pc_generation g = {0};
     float *pixels = NULL;
-    pc_tensor image = PC_NONE;
+    pc_pictures pictures = {.count = n_images};
     pc_status st;
 
     *text = NULL;
@@ -320,13 +322,13 @@ pc_status answer_one(answerer *a, char **text, const pc_message *messages, int n
         st = pixels ? answer_pixels_all(pixels, &b->image, images, n_images, a->runner.pool)
                     : pc_fail(PC_ERR_MEMORY, "%d images", n_images);
         if (st) goto done;
-        image = pc_view4(pixels, PC_F32, n_images, 3, S, S);
+        pictures.pixels = pc_view4(pixels, PC_F32, n_images, 3, S, S);
     }
     pc_generate_options options = generate_options(a, o);
     options.token = on_token;
     options.arg = &t;
     const pc_sequence seq = {.ids = r.ids.list, .length = r.ids.count};
-    if ((st = pc_generate(&g, &a->runner, &b->model.vlm, &seq, 1, image, &options))) goto done;
+    if ((st = pc_generate(&g, &a->runner, &b->model.vlm, &seq, 1, &pictures, &options))) goto done;
     if (t.stream->say) {
         char buf[16];
         pc_stream_flush(&t.decoder, buf, sizeof buf);

@@ -97,7 +97,7 @@ static void run_micro(void *arg, int64_t begin, int64_t end, int worker)
     for (int64_t m = begin; m < end; m++) {
         const pc_micro_batch *b = &w->batch->micro[m];
         if (a->words > 0.0 && pc_present(b->text.ids)) hide_words(a, b, w->batch->step, m);
-        const pc_tensor pixels = pc_present(b->pixels) ? b->pixels : b->vlm.pixels;
+        const pc_tensor pixels = pc_present(b->pixels) ? b->pixels : b->vlm.pictures.pixels;
         if (!pc_present(pixels)) continue;
         int64_t before = 0; // images of the micro-batches in front
         for (int64_t k = 0; k < m; k++) before += w->batch->micro[k].samples;

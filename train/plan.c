@@ -77,9 +77,9 @@ static pc_status open_stand_in(stand_in *s, const pc_model *m, const plan_batch 
     }
     pc_vlm_batch *v = &s->micro.vlm;
     v->N = N;
-    v->images = b->images;
+    v->pictures.count = b->images;
     v->supervised = b->supervised;
-    v->pixels = dry_pixels(&s->pixels, b->images, m->config.vlm.vision.image_size);
+    v->pictures.pixels = dry_pixels(&s->pixels, b->images, m->config.vlm.vision.image_size);
     v->ids = filled(&s->ids, N, 0);
     v->pos = filled(&s->ids, N, 0);
     if (m->config.vlm.decoder.rope_2d) v->pos_y = filled(&s->ids, N, 0);

@@ -73,11 +73,11 @@ static pc_status render(asked *a, const run *u, const pc_sample *s)
     return PC_OK;
 }
 
-static pc_status load_pixels(pc_tensor *out, asked *a, const run *u, const pc_sample *s)
+static pc_status load_pixels(pc_pictures *out, asked *a, const run *u, const pc_sample *s)
 {
     const int64_t S = u->image.size, one = 3 * S * S;
     pc_image image;
-    *out = PC_NONE;
+    *out = (pc_pictures){0};
     if (!s->image || u->model->config.vlm.vision.L == 0) return PC_OK;
     a->pixels = malloc((size_t)(a->n * one) * sizeof *a->pixels);
     if (!a->pixels) return pc_fail(PC_ERR_MEMORY, "pixels");
@@ -87,13 +87,13 @@ static pc_status load_pixels(pc_tensor *out, asked *a, const run *u, const pc_sa
     pc_image_close(&image);
     for (int64_t i = 1; i < a->n; i++)
         memcpy(a->pixels + i * one, a->pixels, (size_t)one * sizeof *a->pixels);
-    *out = pc_view4(a->pixels, PC_F32, a->n, 3, S, S);
+    *out = (pc_pictures){.count = a->n, .pixels = pc_view4(a->pixels, PC_F32, a->n, 3, S, S)};
     return st;
 }
 
 static pc_status generate(asked *a, run *u, pc_runner *runner, const pc_sample *s)
 {
-    pc_tensor pixels;
+    pc_pictures pictures;
     const int32_t stop = pc_template_stop(u->template, u->tokenizer);
     const pc_generate_options options = {.max_tokens = ANSWER_TOKENS,
                                          .sampling = {.top_p = 1.0},
@@ -101,9 +101,9 @@ static pc_status generate(asked *a, run *u, pc_runner *runner, const pc_sample *
                                          .stops = stop >= 0 ? 1 : 0,
                                          .vocabulary = pc_tokenizer_vocab(u->tokenizer)};
     pc_status st = render(a, u, s);
-    if (!st) st = load_pixels(&pixels, a, u, s);
+    if (!st) st = load_pixels(&pictures, a, u, s);
     if (!st)
-        st = pc_generate(a->answer, runner, &u->model->vlm, a->sequence, a->n, pixels, &options);
+        st = pc_generate(a->answer, runner, &u->model->vlm, a->sequence, a->n, &pictures, &options);
     return st;
 }
 

@@ -347,19 +347,9 @@ static void set_module(run *u, const char *key, int change, double lr_scale)
 // gradient; left trainable, decay alone would eat them.
 static void freeze_unused(run *u)
 {
-    static const char *const used[] = {"vision.stem.", "vision.class_token", "vision.positions",
-                                       "vision.norm_pre."};
     pc_params *p = &u->model->params;
-    const int64_t stop = pc_vlm_stop(&u->model->config.vlm);
-    for (int i = 0; i < p->count; i++) {
-        const char *name = p->list[i].name;
-        long long block;
-        bool reached = strncmp(name, "vision.", 7) != 0;
-        for (size_t k = 0; k < sizeof used / sizeof used[0]; k++)
-            reached = reached || !strncmp(name, used[k], strlen(used[k]));
-        if (sscanf(name, "vision.blocks.%lld.", &block) == 1) reached = block < stop;
-        if (!reached) pc_params_train(p, name, false);
-    }
+    for (int i = 0; i < p->count; i++)
+        if (!pc_vlm_reads(&u->model->config.vlm, p->list[i].name)) p->list[i].trainable = false;
 }
 
 pc_status run_set_modules(run *u)

@@ -14,6 +14,7 @@
 
 #include "checkpoints/hf.h"
 #include "checkpoints/native.h"
+#include "checkpoints/numbers.h"
 #include "model/core/cli.h"
 #include "model/core/file.h"
 #include <stdio.h>
@@ -153,9 +154,10 @@ static pc_status inspect_native(json_t *report, const char *path)
     bool ok = put(report, "format", json_string("native")) && put_texts(report, &text);
     for (int64_t i = 0; i < n && ok; i++) {
         const pc_native_item *x = &items[i];
-        int64_t bytes = 4;
+        int64_t bytes = (int64_t)pc_dtype_size(x->dtype);
         for (int k = 0; k < x->rank; k++) bytes *= x->dim[k];
-        json_t *t = put_tensor(report, x->name, "F32", x->rank, x->dim, bytes, x->name);
+        json_t *t =
+            put_tensor(report, x->name, pc_dtype_text(x->dtype), x->rank, x->dim, bytes, x->name);
         ok = t && put(t, "trained", json_boolean(x->trained));
     }
     st = ok ? compare_native(report, text.model, items, n) : out_of_memory();

@@ -239,7 +239,8 @@ static pc_status make_vlm(pc_slot_micro *out, pc_batch_maker *m, pc_bench *b, in
                                       out->batch.samples, out->images);
     if (st) return st;
     const int64_t S = m->images.config.size;
-    if (out->images) out->batch.vlm.pixels = pc_view4(out->pixels, PC_F32, out->images, 3, S, S);
+    if (out->images)
+        out->batch.vlm.pictures.pixels = pc_view4(out->pixels, PC_F32, out->images, 3, S, S);
     out->tokens = out->batch.vlm.N;
     return PC_OK;
 }

@@ -281,8 +281,8 @@ static pc_status set_limits(pc_texts *t)
     const pc_vlm_config *m = &t->model->vlm;
     const int32_t place = (int32_t)m->image_id;
     if (m->vision.L > 0) {
-        t->image_rows = pc_vlm_rows(m, &place, 1);
-        t->image_positions = pc_vlm_positions(m, &place, 1);
+        t->image_rows = pc_vlm_rows(m, &place, 1, NULL);
+        t->image_positions = pc_vlm_positions(m, &place, 1, NULL);
     }
     t->row_limit = c->max_tokens > 0 ? c->max_tokens : INT64_MAX;
     t->position_limit = m->decoder.T;

@@ -6,8 +6,9 @@
  *   jpeg.c        libjpeg-turbo    webp.c  libwebp    others.c  stb_image: PNG, BMP, GIF, PNM
  *   exif.c        the orientation tag, and turning pixels by it
  *   resize.c      PIL's antialiased resize, to the bit, in one pass over the rows
- *   preprocess.c  pad, crop or squash, then mean and standard deviation
- *   config.c      the settings: defaults, our JSON, preprocessor_config.json
+ *   preprocess.c  one square: pad, crop, squash or longest, as 8 bits
+ *   prepared.c    every kind: squares, tiles, patches; mean and standard deviation
+ *   config.c      the settings: defaults, our JSON    config_hf.c  as published directories state them
  *
  * Transparency: images with an alpha channel are composited on white, as the processors of today do.
  */
@@ -56,5 +57,22 @@ pc_status pc_resize_window(uint8_t *out, const pc_rows_source *in, int64_t full_
 
 // The 8-bit (size, size, 3) picture that pc_image_preprocess normalises.
 pc_status pc_image_fit(uint8_t *out, const pc_image *in, const pc_image_config *c);
+// PC_FIT_LONGEST into (size, size, 3), with the least side and the rounding of the settings.
+pc_status pc_image_longest(uint8_t *out, const pc_image *in, int64_t size, const uint8_t colour[3],
+                           pc_filter filter, const pc_image_config *c);
+// What squares are padded with.
+void pc_image_colour(uint8_t out[3], const pc_image_config *c);
+
+// What each 8-bit value becomes.
+typedef struct pc_levels {
+    float of[3][256];
+} pc_levels;
+void pc_image_levels(pc_levels *out, const double mean[3], const double std[3]);
+
+/*
+ * The bilinear, antialiased resize of tensors: the weights of resize.c's bilinear in double, no 8-bit rounding.
+ * in (3, from, from), out (3, to, to).
+ */
+pc_status pc_resize_floats(float *out, const float *in, int64_t from, int64_t to);
 
 #endif

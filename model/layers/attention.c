@@ -239,13 +239,13 @@ void pc_rope_tables(pc_rope *out, pc_arena *a, pc_dtype t, const pc_rope_config 
     }
 }
 
-/* `table` with the columns of the other parity zero. */
-static pc_tensor every_other(pc_arena *a, pc_tensor table, int64_t parity)
+/* `table` with the columns of other axes zero; column j belongs to axis_of[j]. */
+static pc_tensor of_axis(pc_arena *a, pc_tensor table, const uint8_t *axis_of, int axis)
 {
     const pc_tensor out = pc_alloc_like(a, table);
     const int64_t n = pc_numel(table), half = table.dim[1];
     for (int64_t i = 0; i < n && !a->dry; i++) {
-        const bool kept = i % half % 2 == parity;
+        const bool kept = axis_of[i % half] == axis;
         if (table.dtype == PC_F64)
             ((double *)out.data)[i] = kept ? ((const double *)table.data)[i] : 0.0;
         else
@@ -254,31 +254,48 @@ static pc_tensor every_other(pc_arena *a, pc_tensor table, int64_t parity)
     return out;
 }
 
-void pc_rope_tables_2d(pc_rope *out, pc_arena *a)
+static void axis_tables(pc_rope *out, pc_arena *a, const uint8_t *axis_of, int axes)
 {
-    out->cos_x = every_other(a, out->cos_table, 0);
-    out->sin_x = every_other(a, out->sin_table, 0);
-    out->cos_y = every_other(a, out->cos_table, 1);
-    out->sin_y = every_other(a, out->sin_table, 1);
+    for (int i = 0; i < axes; i++) {
+        out->cos_axis[i] = of_axis(a, out->cos_table, axis_of, i);
+        out->sin_axis[i] = of_axis(a, out->sin_table, axis_of, i);
+    }
 }
 
-/* Row n: the even columns of x's row pos[n], the odd ones of y's row pos_y[n]. */
-static pc_tensor pick(pc_ctx *ctx, pc_tensor x, pc_tensor y, pc_tensor pos, pc_tensor pos_y)
+void pc_rope_tables_2d(pc_rope *out, pc_arena *a)
 {
-    const pc_tensor out = pc_alloc2(ctx->act, ctx->real, pos.dim[0], x.dim[1]);
-    ctx->ops->gather_forward(ctx, out, x, pos);
-    ctx->ops->add_rows_forward(ctx, out, out, y, pos_y);
+    uint8_t *axis_of = pc_arena_bytes(a, (size_t)out->cos_table.dim[1]);
+    for (int64_t j = 0; j < out->cos_table.dim[1] && !a->dry; j++) axis_of[j] = (uint8_t)(j % 2);
+    axis_tables(out, a, axis_of, 2);
+}
+
+void pc_rope_tables_sections(pc_rope *out, pc_arena *a, const int64_t sections[PC_ROPE_AXES])
+{
+    uint8_t *axis_of = pc_arena_bytes(a, (size_t)out->cos_table.dim[1]);
+    for (int64_t j = 0; j < out->cos_table.dim[1] && !a->dry; j++)
+        axis_of[j] = j < sections[0] ? 0 : j < sections[0] + sections[1] ? 1 : 2;
+    axis_tables(out, a, axis_of, PC_ROPE_AXES);
+}
+
+/* Row n: each axis' columns from its table's row of that axis' position. */
+static pc_tensor pick(pc_ctx *ctx, const pc_tensor *table, const pc_tensor *pos)
+{
+    const pc_tensor out = pc_alloc2(ctx->act, ctx->real, pos[0].dim[0], table[0].dim[1]);
+    ctx->ops->gather_forward(ctx, out, table[0], pos[0]);
+    for (int i = 1; i < PC_ROPE_AXES; i++)
+        if (pc_present(table[i])) ctx->ops->add_rows_forward(ctx, out, out, table[i], pos[i]);
     return out;
 }
 
 void pc_rope_resolve(pc_ctx *ctx, pc_seq *seq)
 {
     const int64_t N = seq->pos.dim[0];
-    const pc_tensor pos_y = pc_present(seq->pos_y) ? seq->pos_y : seq->pos;
+    const pc_tensor pos[PC_ROPE_AXES] = {seq->pos, pc_present(seq->pos_y) ? seq->pos_y : seq->pos,
+                                         pc_present(seq->pos_z) ? seq->pos_z : seq->pos};
     const pc_rope rope = seq->rope;
-    seq->rope = (pc_rope){.cos_table = pick(ctx, rope.cos_x, rope.cos_y, seq->pos, pos_y),
-                          .sin_table = pick(ctx, rope.sin_x, rope.sin_y, seq->pos, pos_y)};
+    seq->rope = (pc_rope){.cos_table = pick(ctx, rope.cos_axis, pos),
+                          .sin_table = pick(ctx, rope.sin_axis, pos)};
     seq->pos = pc_alloc1(ctx->act, PC_I32, N);
-    seq->pos_y = PC_NONE;
+    seq->pos_y = seq->pos_z = PC_NONE;
     for (int64_t n = 0; n < N && !ctx->act->dry; n++) pc_i32(seq->pos)[n] = (int32_t)n;
 }

@@ -27,12 +27,13 @@ typedef struct pc_attention {
     pc_norm q_norm, k_norm;
 } pc_attention;
 
-// Rotary tables (R, D/2), row r the angles of position r; absent where positions are learned. Where a row has two
-// positions (a place in an image), even frequencies turn with the column and odd ones with the row: the x and y
-// tables are the same with the other's columns zero, so that a row's angles are a sum of two table rows.
+// Rotary tables (R, D/2), row r the angles of position r; absent where positions are learned. Where a row has several
+// positions (a place in an image or a film), each frequency turns with one of them: an axis has a table of its own,
+// the same with the columns of the others zero, so that a row's angles are a sum of table rows.
+#define PC_ROPE_AXES 3
 typedef struct pc_rope {
     pc_tensor cos_table, sin_table;
-    pc_tensor cos_x, sin_x, cos_y, sin_y; // absent without two positions
+    pc_tensor cos_axis[PC_ROPE_AXES], sin_axis[PC_ROPE_AXES]; // absent with one position a row
 } pc_rope;
 
 // Keys and values of past tokens, one layer: sequence s owns rows [k_off[s], k_off[s+1]) of the mask.
@@ -47,6 +48,7 @@ typedef struct pc_seq {
     pc_mask mask;
     pc_tensor pos;   // i32 (N), rows of the rotary tables; absent without rope
     pc_tensor pos_y; // i32 (N), where rows have two positions: then pos is the column, this the row
+    pc_tensor pos_z; // i32 (N), with three: then pos is the frame, pos_y the row, this the column
     pc_rope rope;
 } pc_seq;
 
@@ -92,9 +94,14 @@ typedef struct pc_rope_config {
 } pc_rope_config;
 void pc_rope_tables(pc_rope *out, pc_arena *a, pc_dtype t, const pc_rope_config *c, int64_t R,
                     int64_t D);
-// Adds the x and y tables, for rows with two positions.
+// Adds the tables of two axes, for rows with two positions: even frequencies turn with the column, odd ones with
+// the row.
 void pc_rope_tables_2d(pc_rope *out, pc_arena *a);
-// From two positions a row to tables of one row each, in ctx->act, and pos 0 .. N-1: what layers read.
+// Adds those of three (M-RoPE, spec: qwen-vl.md 5): the first sections[0] frequencies turn with the frame, the next
+// sections[1] with the row, the rest with the column.
+void pc_rope_tables_sections(pc_rope *out, pc_arena *a, const int64_t sections[PC_ROPE_AXES]);
+// From several positions a row to tables of one row each, in ctx->act, and pos 0 .. N-1: what layers read. An
+// absent pos_y or pos_z is pos.
 void pc_rope_resolve(pc_ctx *ctx, pc_seq *seq);
 
 #endif

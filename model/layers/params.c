@@ -95,6 +95,14 @@ void pc_param_linear(pc_params *p, const pc_weight *w, struct pc_linear *linear)
     if (q) q->linear = linear;
 }
 
+void pc_param_fixed(pc_params *p, const pc_weight *w)
+{
+    pc_param *q = listed(p, w);
+    if (!q) return;
+    q->fixed = true;
+    q->trainable = q->decay = false;
+}
+
 pc_status pc_params_end(pc_params *p)
 {
     for (int i = 0; i < p->count; i++)
@@ -157,8 +165,8 @@ int pc_params_train(pc_params *p, const char *prefix, bool trainable)
     for (int i = 0; i < p->count; i++) {
         pc_param *q = &p->list[i];
         if (strncmp(q->name, prefix, strlen(prefix))) continue;
-        q->trainable = trainable;
-        if (!trainable) q->weight->g = PC_NONE;
+        q->trainable = trainable && !q->fixed;
+        if (!q->trainable) q->weight->g = PC_NONE;
         matched++;
     }
     return matched;
@@ -223,6 +231,19 @@ static double element(const pc_tensor *x, int64_t i)
     return x->dtype == PC_F64 ? ((const double *)x->data)[i] : (double)((const float *)x->data)[i];
 }
 
+/*
+ * Element k of a table (n,C) of the places of a square grid, row by row (spec: qwen-vl.md 1): quarters of sin and cos
+ * of the column, sin and cos of the line, frequency i of a quarter being 10000^(-i/(C/4)).
+ */
+static double place(const pc_param *q, int64_t k)
+{
+    const int64_t C = q->dim[1], quarter = C / 4, row = k / C, c = k % C;
+    const int64_t side = llround(sqrt((double)q->dim[0]));
+    const double at = (double)(c < 2 * quarter ? row % side : row / side);
+    const double angle = at * pow(10000.0, -(double)(c % quarter) / (double)quarter);
+    return c / quarter % 2 ? cos(angle) : sin(angle);
+}
+
 static void set(pc_tensor *x, int64_t i, double value)
 {
     if (x->dtype == PC_F64)
@@ -251,6 +272,7 @@ void pc_params_init_from(pc_params *p, int first, uint64_t seed)
             case PC_INIT_ZERO: break;
             case PC_INIT_ONE: value = 1.0; break;
             case PC_INIT_CONST: value = q->init_scale; break;
+            case PC_INIT_PLACES: value = place(q, k); break;
             case PC_INIT_NORMAL: value = q->init_scale * pc_rng_normal(&key, (uint64_t)k); break;
             case PC_INIT_UNIFORM:
                 value = q->init_scale * (2.0 * pc_rng_uniform(&key, (uint64_t)k) - 1.0);

@@ -26,6 +26,7 @@ typedef enum pc_init {
     PC_INIT_NORMAL,  // mean 0, standard deviation `init_scale`
     PC_INIT_UNIFORM, // (-init_scale, init_scale)
     PC_INIT_CONST,   // init_scale itself
+    PC_INIT_PLACES, // (n,C): sines and cosines of the columns and lines of a square grid of n places
 } pc_init;
 
 #define PC_NAME_MAX 128
@@ -45,7 +46,8 @@ typedef struct pc_param {
     bool hidden;
     int parts;
     int64_t part_rows[3];
-    bool trainable;  // set by pc_params_train; frozen parameters get no gradient
+    bool trainable; // set by pc_params_train; frozen parameters get no gradient
+    bool fixed; // a table that files store and nothing ever trains: pc_params_train leaves it alone
     double lr_scale; // 1 unless a recipe says otherwise
     pc_tensor m, v;  // AdamW's moments; absent until the optimiser binds them
 } pc_param;
@@ -67,6 +69,8 @@ void pc_param_hidden(pc_params *p, const pc_weight *w, bool hidden);
 void pc_param_fused(pc_params *p, const pc_weight *w, int parts, const int64_t *rows);
 // Whose matrix it is: where adapters may be added.
 void pc_param_linear(pc_params *p, const pc_weight *w, struct pc_linear *linear);
+// Says that the listed weight is never trained.
+void pc_param_fixed(pc_params *p, const pc_weight *w);
 #define PC_DIMS(...)                                                                               \
     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[])                         \
     {                                                                                              \

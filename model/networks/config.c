@@ -35,6 +35,7 @@ static const char *const heads[] = {"none", "class", "map", "mean", NULL};
 static const char *const pools[] = {"eot", "largest", "last", NULL};
 static const char *const losses[] = {"softmax", "sigmoid", NULL};
 static const char *const recomputes[] = {"none", "block", NULL};
+static const char *const visuals[] = {"square", "tiles", "grid", "resampler", "hybrid", NULL};
 static const char *const scalings[] = {"none", "linear", "llama3", NULL};
 
 static double vision_E(const pc_model_config *c)
@@ -145,10 +146,13 @@ static const row rows[] = {
     B_(PC_MODEL_CLIP, "text", "pad_to_context", clip.text.pad_to_context, 0, "fill every text up to T rows, as SigLIP needs it")
     C_(PC_MODEL_CLIP, "text", "recompute", clip.text.recompute, 0, recomputes, "block: keep a block's input alone and run it again in backward")
 
+    C_(PC_MODEL_VLM, "", "visual", vlm.visual, 0, visuals, "kind of eyes: square images; the whole and tiles of it; any grid of patches; queries that read; two sizes at once")
+    I_(PC_MODEL_VLM, "", "merge", vlm.merge, 1, 0, 64, "grid eyes: patches of a row of features, in each direction")
     I_(PC_MODEL_VLM, "", "feature_layer", vlm.feature_layer, -1, -1001, -1, "hidden state of the tower that is passed on: -1 the last block's output")
     B_(PC_MODEL_VLM, "", "keep_class", vlm.keep_class, 0, "pass the class token's row on too")
     B_(PC_MODEL_VLM, "", "image_bidirectional", vlm.image_bidirectional, 0, "rows of one image see each other both ways in the decoder")
     I_(PC_MODEL_VLM, "", "image_id", vlm.image_id, -1, -1000, MAX_SIZE, "id of an image place; a recipe takes it from the tokenizer")
+    I_(PC_MODEL_VLM, "", "video_id", vlm.video_id, 0, 0, MAX_SIZE, "id of a film's place; 0: none")
     TOWER(PC_MODEL_VLM, vlm.vision, tower_F)
     I_(PC_MODEL_VLM, "projector", "depth", vlm.projector.depth, 2, 1, PC_PROJECTOR_MAX, "linears: 1 is LLaVA's linear, 2 mlp2x_gelu")
     D_(PC_MODEL_VLM, "projector", "in", vlm.projector.in, projector_in, "vision.C", 1, MAX_SIZE, "width of the tower's rows")
@@ -169,6 +173,9 @@ static const row rows[] = {
     B_(PC_MODEL_VLM, "decoder", "qkv_bias", vlm.decoder.qkv_bias, 0, "biases on queries, keys and values")
     B_(PC_MODEL_VLM, "decoder", "qk_norm", vlm.decoder.qk_norm, 0, "RMSNorm on queries and keys, by head")
     B_(PC_MODEL_VLM, "decoder", "rope_2d", vlm.decoder.rope_2d, 0, "rows of an image turn with their column and row instead of their number")
+    I_(PC_MODEL_VLM, "decoder", "mrope_frames", vlm.decoder.mrope[0], 0, 0, 65536, "rotary frequencies that turn with the frame of a film")
+    I_(PC_MODEL_VLM, "decoder", "mrope_rows", vlm.decoder.mrope[1], 0, 0, 65536, "... with the row in the image")
+    I_(PC_MODEL_VLM, "decoder", "mrope_columns", vlm.decoder.mrope[2], 0, 0, 65536, "... with the column; with all three 0 rows have one position")
     B_(PC_MODEL_VLM, "decoder", "tied", vlm.decoder.tied, 0, "the head is the token table")
     I_(PC_MODEL_VLM, "decoder", "window", vlm.decoder.window, 0, 0, 1e7, "sliding window, in positions; 0: none")
     R_(PC_MODEL_VLM, "decoder", "std", vlm.decoder.std, 0, 0, 10, "initial standard deviation; 0: each matrix by its size")

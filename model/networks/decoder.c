@@ -62,9 +62,19 @@ pc_status pc_decoder_validate(const pc_decoder_config *c)
     if (c->D % 2)
         return pc_fail(PC_ERR_INPUT, "decoder.D: %lld is odd; rotary positions turn pairs",
                        (long long)c->D);
-    if (c->rope_2d && c->window > 0)
-        return pc_fail(PC_ERR_INPUT, "decoder.window: goes by positions that count rows, which "
-                                     "decoder.rope_2d: true has not");
+    const bool mrope = c->mrope[0] || c->mrope[1] || c->mrope[2];
+    if (pc_decoder_axes(c) && c->window > 0)
+        return pc_fail(PC_ERR_INPUT,
+                       "decoder.window: goes by positions that count rows, which "
+                       "decoder.%s has not",
+                       mrope ? "mrope" : "rope_2d: true");
+    if (c->rope_2d && mrope)
+        return pc_fail(PC_ERR_INPUT, "decoder.rope_2d: true and decoder.mrope exclude each other");
+    if (mrope && c->mrope[0] + c->mrope[1] + c->mrope[2] != c->D / 2)
+        return pc_fail(PC_ERR_INPUT,
+                       "decoder.mrope: %lld + %lld + %lld frequencies; half of decoder.D is %lld",
+                       (long long)c->mrope[0], (long long)c->mrope[1], (long long)c->mrope[2],
+                       (long long)(c->D / 2));
     const pc_rope_config *r = &c->rope;
     if (r->scaling != PC_ROPE_NONE && !(r->factor >= 1.0))
         return pc_fail(PC_ERR_INPUT, "decoder.rope_factor: %g; at least 1", r->factor);
@@ -80,7 +90,15 @@ pc_status pc_decoder_validate(const pc_decoder_config *c)
 void pc_decoder_tables(pc_decoder *l, pc_arena *a, pc_dtype t)
 {
     pc_rope_tables(&l->rope, a, t, &l->config.rope, l->config.T, l->config.D);
-    if (l->config.rope_2d) pc_rope_tables_2d(&l->rope, a);
+    if (l->config.rope_2d)
+        pc_rope_tables_2d(&l->rope, a);
+    else if (pc_decoder_axes(&l->config))
+        pc_rope_tables_sections(&l->rope, a, l->config.mrope);
+}
+
+bool pc_decoder_axes(const pc_decoder_config *c)
+{
+    return c->rope_2d || c->mrope[0] || c->mrope[1] || c->mrope[2];
 }
 
 pc_tensor pc_decoder_forward(pc_ctx *ctx, pc_decoder_kept *kept, const pc_decoder *l, pc_tensor x,
@@ -88,7 +106,7 @@ pc_tensor pc_decoder_forward(pc_ctx *ctx, pc_decoder_kept *kept, const pc_decode
 {
     *kept = (pc_decoder_kept){.x = x, .seq = *seq};
     kept->seq.rope = l->rope;
-    if (l->config.rope_2d) pc_rope_resolve(ctx, &kept->seq);
+    if (pc_decoder_axes(&l->config)) pc_rope_resolve(ctx, &kept->seq);
     const size_t tap = pc_tap_push(ctx, "decoder");
     kept->hidden = pc_transformer_forward(ctx, &kept->blocks, &l->blocks, x, &kept->seq, NULL, kv,
                                           l->config.L);

@@ -15,8 +15,10 @@ typedef struct pc_decoder_config {
     double eps;
     pc_rope_config rope;
     bool qkv_bias, qk_norm, tied;
-    bool rope_2d;   // rows of an image turn with their column and row (pc_rope)
-    int64_t window; // sliding window, 0: none
+    bool rope_2d; // rows of an image turn with their column and row (pc_rope)
+    int64_t mrope
+        [PC_ROPE_AXES]; // frequencies that turn with frame, row, column; all 0: one position a row
+    int64_t window;     // sliding window, 0: none
     double
         std; // initial standard deviation (0.02 in published families); 0: each matrix by its size
     pc_recompute recompute;
@@ -53,6 +55,7 @@ void pc_decoder_backward(pc_ctx *ctx, pc_tensor dx, pc_decoder *l, const pc_deco
 const pc_weight *pc_decoder_head(const pc_decoder *l);
 void pc_decoder_logits(pc_ctx *ctx, pc_tensor logits, const pc_decoder *l, pc_tensor rows);
 
-bool pc_decoder_trains(const pc_decoder *l); // some parameter of it has a gradient
+bool pc_decoder_axes(const pc_decoder_config *c); // rows have several positions
+bool pc_decoder_trains(const pc_decoder *l);      // some parameter of it has a gradient
 
 #endif

@@ -75,25 +75,29 @@ static void place_branches(generator *g, const pc_sequence *seqs)
     int64_t k = 0, batch_row = 0, row = 0;
     for (int64_t s = 0; s < g->S; s++) {
         const pc_sequence *q = &seqs[s];
+        const pc_image_geometry *image = q->images;
         const int64_t prefix_ids = q->branches > 0 ? q->prefix : 0;
-        const int64_t prefix_rows = pc_vlm_rows(c, q->ids, prefix_ids), prefix = row;
+        const int64_t prefix_rows = pc_vlm_rows(c, q->ids, prefix_ids, image), prefix = row;
+        const int64_t prefix_positions = pc_vlm_positions(c, q->ids, prefix_ids, image);
         int64_t begin = prefix_ids;
+        if (image) image += pc_vlm_places(c, q->ids, prefix_ids);
         g->sequence_row[s] = row;
         row += prefix_rows;
         batch_row += prefix_rows;
         for (int64_t b = 0; b < (q->branches > 0 ? q->branches : 1); b++) {
             const int64_t end = q->branches > 0 ? q->branch_end[b] : q->length;
-            const int64_t rows = pc_vlm_rows(c, q->ids + begin, end - begin);
+            const int64_t n = end - begin, rows = pc_vlm_rows(c, q->ids + begin, n, image);
             batch_row += rows;
-            g->branch[k++] = (branch){.sequence = s,
-                                      .first = row,
-                                      .rows = rows,
-                                      .prefix = prefix,
-                                      .prefix_rows = prefix_rows,
-                                      .pos = pc_vlm_positions(c, q->ids, prefix_ids) +
-                                             pc_vlm_positions(c, q->ids + begin, end - begin),
-                                      .last = batch_row - 1,
-                                      .live = true};
+            g->branch[k++] =
+                (branch){.sequence = s,
+                         .first = row,
+                         .rows = rows,
+                         .prefix = prefix,
+                         .prefix_rows = prefix_rows,
+                         .pos = prefix_positions + pc_vlm_positions(c, q->ids + begin, n, image),
+                         .last = batch_row - 1,
+                         .live = true};
+            if (image) image += pc_vlm_places(c, q->ids + begin, n);
             row += rows + room;
             begin = end;
         }
@@ -269,11 +273,11 @@ static pc_status prefill_batch(generator *g, const pc_sequence *seqs, int64_t im
 }
 
 pc_status pc_generate(pc_generation *out, pc_runner *r, const pc_vlm *l, const pc_sequence *seqs,
-                      int64_t S, pc_tensor pixels, const pc_generate_options *o)
+                      int64_t S, const pc_pictures *pictures, const pc_generate_options *o)
 {
     generator g = {
         .runner = r, .vlm = l, .options = o, .S = S, .branches = pc_generate_count(seqs, S)};
-    const int64_t images = pc_present(pixels) ? pixels.dim[0] : 0;
+    const int64_t images = pictures ? pictures->count : 0;
     int64_t live = g.branches;
     memset(out, 0, (size_t)g.branches * sizeof *out);
     for (int64_t s = 0, k = 0; s < S; s++) { // every branch needs a token to go on from
@@ -289,7 +293,11 @@ pc_status pc_generate(pc_generation *out, pc_runner *r, const pc_vlm *l, const p
 
     pc_status st = open_generator(&g, out, seqs);
     if (st || (st = prefill_batch(&g, seqs, images))) goto out;
-    g.batch.pixels = pixels;
+    if (images) {
+        g.batch.pictures.pixels = pictures->pixels;
+        g.batch.pictures.high = pictures->high;
+        g.batch.pictures.patches = pictures->patches;
+    }
     if ((st = pc_runner_run(r, pass, &g)) || (st = choose(&g, out, &live))) goto out;
     while (live > 0) {
         pc_arena_release(&g.host, 0);

@@ -49,9 +49,10 @@ typedef struct pc_generation {
 // One generation for each sequence, or each branch of it, in order.
 int64_t pc_generate_count(const pc_sequence *seqs, int64_t S);
 
-// out: pc_generate_count of them. pixels (images,3,S,S) of all image places, in order; absent without images.
+// out: pc_generate_count of them. `pictures`: those of all image places, in order (their geometry is taken from the
+// sequences); NULL without images.
 pc_status pc_generate(pc_generation *out, pc_runner *r, const pc_vlm *l, const pc_sequence *seqs,
-                      int64_t S, pc_tensor pixels, const pc_generate_options *o);
+                      int64_t S, const pc_pictures *pictures, const pc_generate_options *o);
 void pc_generation_close(pc_generation *g, int64_t n); // frees ids
 
 #endif

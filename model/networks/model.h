@@ -8,7 +8,7 @@
  *   vision.h     vision.c stem, tokens, blocks; vision_head.c from rows to an embedding
  *   text.h       the text tower            clip.h    two towers and their losses
  *   projector.h  tower to decoder          decoder.h the Llama-shaped decoder
- *   vlm.h        vlm.c tower, projector, decoder in one; vlm_batch.c sequences to rows
+ *   vlm.h        vlm.c eyes and decoder in one; visual.c kinds of eyes; vlm_batch.c sequences to rows
  *   generate.h   generate.c ids with a cache; sample.c one id from logits
  *   runner.h     a pass in memory that fits it: dry first, then for real
  *   model.h      model.c a model opened; config.c its description

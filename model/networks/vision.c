@@ -22,6 +22,12 @@ static int64_t grid(const pc_vision_config *c)
     return c->image_size / c->patch;
 }
 
+/* The side of the position table. */
+static int64_t table_side(const pc_vision_config *c)
+{
+    return c->table > 0 ? c->table : grid(c);
+}
+
 int64_t pc_vision_tokens(const pc_vision_config *c)
 {
     return grid(c) * grid(c) + c->class_token;
@@ -75,7 +81,7 @@ void pc_vision_params(pc_params *p, pc_vision *l, const pc_vision_config *c)
     if (c->class_token)
         pc_param_add(p, &l->class_token, "class_token", PC_INIT_NORMAL, narrow, PC_DIMS(1, c->C));
     pc_param_add(p, &l->positions, "positions", PC_INIT_NORMAL, narrow,
-                 PC_DIMS(pc_vision_tokens(c), c->C));
+                 PC_DIMS(table_side(c) * table_side(c) + c->class_token, c->C));
     if (c->pre_norm) pc_norm_params(p, &l->norm_pre, "norm_pre", PC_LAYERNORM, c->C, c->eps);
     pc_transformer_params(p, &l->blocks, &blocks);
     pc_vision_head_params(p, l);
@@ -207,7 +213,7 @@ static void number_rows(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision_confi
 
 static bool resized(const pc_vision_config *c, const pc_vision_kept *kept)
 {
-    return kept->h != grid(c) || kept->w != grid(c);
+    return kept->h != table_side(c) || kept->w != table_side(c);
 }
 
 /* The position table for another grid: the class token's row as it is, the others interpolated. */
@@ -216,7 +222,7 @@ static pc_tensor positions_for(pc_ctx *ctx, const pc_vision *l, const pc_vision_
     const pc_vision_config *c = &l->config;
     const pc_tensor table = l->positions.w;
     if (!resized(c, kept)) return table;
-    const int64_t cls = c->class_token, P = kept->h * kept->w, g = grid(c);
+    const int64_t cls = c->class_token, P = kept->h * kept->w, g = table_side(c);
     const pc_tensor out = pc_alloc2(ctx->act, ctx->real, P + cls, c->C);
     if (cls) ctx->ops->copy_forward(ctx, pc_rows(out, 0, 1), pc_rows(table, 0, 1));
     ctx->ops->resize_grid_forward(ctx, pc_rows(out, cls, P + cls), pc_rows(table, cls, g * g + cls),
@@ -234,7 +240,7 @@ static void positions_backward(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *
         ctx->grad_ops->add_rows_backward(ctx, dtable, dtokens, kept->pos_index);
         return;
     }
-    const int64_t cls = c->class_token, P = kept->h * kept->w, g = grid(c);
+    const int64_t cls = c->class_token, P = kept->h * kept->w, g = table_side(c);
     const size_t mark = pc_arena_mark(ctx->scratch);
     const pc_tensor d = pc_alloc2(ctx->scratch, ctx->real, P + cls, c->C);
     ctx->ops->zero_forward(ctx, d);
@@ -262,9 +268,9 @@ pc_tensor pc_vision_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *
     PC_ASSERT(pixels.rank == 4 && pixels.dim[1] == 3 && P > 0, "pixels (%lld,%lld,%lld,%lld)",
               (long long)B, (long long)pixels.dim[1], (long long)pixels.dim[2],
               (long long)pixels.dim[3]);
-    PC_ASSERT(interpolate || !resized(c, kept), "images of %lld x %lld, positions for %lld x %lld",
-              (long long)pixels.dim[3], (long long)pixels.dim[2], (long long)c->image_size,
-              (long long)c->image_size);
+    PC_ASSERT(interpolate || (kept->h == grid(c) && kept->w == grid(c)),
+              "images of %lld x %lld, positions for %lld x %lld", (long long)pixels.dim[3],
+              (long long)pixels.dim[2], (long long)c->image_size, (long long)c->image_size);
     const size_t tap = pc_tap_push(ctx, "vision");
 
     number_rows(ctx, kept, c);

@@ -36,6 +36,10 @@ typedef struct pc_vision_config {
     pc_vision_head head;
     int64_t E;      // joint embedding width of the head; map head: E = C
     int64_t head_F; // MLP width of the map head
+    int64_t
+        table; // side of the position table, in patches; 0: that of the image. Another is resized
+    int64_t frames; // frames of a patch and base of its rotary frequencies: qwen2_vision.h alone
+    double theta;
     pc_recompute recompute;
 } pc_vision_config;
 
@@ -44,7 +48,7 @@ typedef struct pc_vision {
     pc_linear stem[PC_STEM_MAX]; // "stem.i": one linear (patch), or the convolutions
     int stems;
     pc_weight class_token; // (1,C)
-    pc_weight positions;   // (P + class_token, C)
+    pc_weight positions;   // (P + class_token, C), P of the table
     pc_norm norm_pre, norm_post;
     pc_transformer blocks;
     pc_linear proj;                   // class and mean heads: (E,C), no bias

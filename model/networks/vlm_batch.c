@@ -12,7 +12,8 @@
  *
  * With decoder.rope_2d an image of g x g patches that begins at position s takes positions in two directions,
  * (s + column, s + row), and what follows goes on at s + g; tokens stand at (s, s). A class token that is
- * passed on takes a position of its own before the patches.
+ * passed on takes a position of its own before the patches. With decoder.mrope a film of t frames of h x w rows
+ * takes (s + frame, s + row, s + column), and what follows goes on at s + max(t, h, w).
  */
 #include "model/networks/vlm.h"
 
@@ -20,10 +21,10 @@
 
 typedef struct layout {
     const pc_vlm_config *config;
-    int64_t image_rows; // of one image
     pc_vlm_batch *out;
     bool dry;
     int64_t n, images; // next row, next image
+    int64_t features;  // rows of the images so far
     double pairs;
 } layout;
 
@@ -34,45 +35,17 @@ typedef struct run {
     int64_t image, image_end;    // rows of the image that is being laid out; empty outside images
 } run;
 
-int64_t pc_vlm_rows(const pc_vlm_config *c, const int32_t *ids, int64_t n)
-{
-    const int64_t image = pc_vlm_rows_per_image(c);
-    int64_t rows = 0;
-    for (int64_t i = 0; i < n; i++) rows += image > 0 && ids[i] == c->image_id ? image : 1;
-    return rows;
-}
-
-static int64_t side(const pc_vlm_config *c)
-{
-    return c->vision.image_size / c->vision.patch;
-}
-
-/* Positions that an image takes. */
-static int64_t image_positions(const pc_vlm_config *c)
-{
-    return c->decoder.rope_2d ? side(c) + c->keep_class : pc_vlm_rows_per_image(c);
-}
-
-int64_t pc_vlm_positions(const pc_vlm_config *c, const int32_t *ids, int64_t n)
-{
-    const bool images = pc_vlm_rows_per_image(c) > 0;
-    int64_t positions = 0;
-    for (int64_t i = 0; i < n; i++)
-        positions += images && ids[i] == c->image_id ? image_positions(c) : 1;
-    return positions;
-}
-
 static int64_t larger(int64_t a, int64_t b)
 {
     return a > b ? a : b;
 }
 
-/* The present row: its id (-1: of an image), its column and row (the same for a token), what it sees. */
-static void put(layout *y, const run *r, int32_t id, int64_t column, int64_t line)
+/* The present row: its id (-1: of an image), where it stands (the same on all axes for a token), what it sees. */
+static void put(layout *y, const run *r, int32_t id, const int64_t at[PC_ROPE_AXES])
 {
     const int64_t n = y->n++, window = y->config->decoder.window;
     // With a window positions count rows, so that those in sight are an interval of rows.
-    const int64_t far = window > 0 ? larger(0, column - window + 1) : 0; // first position in sight
+    const int64_t far = window > 0 ? larger(0, at[0] - window + 1) : 0; // first position in sight
     int64_t lo = larger(r->first, r->first + far - r->start), hi = n + 1;
     int64_t plo = r->prefix, phi = r->prefix;
     if (r->prefix_rows > far) {
@@ -88,8 +61,9 @@ static void put(layout *y, const run *r, int32_t id, int64_t column, int64_t lin
     pc_vlm_batch *b = y->out;
     pc_i32(b->ids)[n] = id;
     pc_i32(b->labels)[n] = -1;
-    pc_i32(b->pos)[n] = (int32_t)column;
-    if (pc_present(b->pos_y)) pc_i32(b->pos_y)[n] = (int32_t)line;
+    pc_i32(b->pos)[n] = (int32_t)at[0];
+    if (pc_present(b->pos_y)) pc_i32(b->pos_y)[n] = (int32_t)at[1];
+    if (pc_present(b->pos_z)) pc_i32(b->pos_z)[n] = (int32_t)at[2];
     pc_i32(b->mask.lo)[n] = (int32_t)lo;
     pc_i32(b->mask.hi)[n] = (int32_t)hi;
     if (!pc_present(b->mask.plo)) return;
@@ -98,30 +72,32 @@ static void put(layout *y, const run *r, int32_t id, int64_t column, int64_t lin
 }
 
 /* The rows of one image, and where its features go. */
-static void put_image(layout *y, run *r)
+static void put_image(layout *y, run *r, const pc_image_geometry *g)
 {
     const pc_vlm_config *c = y->config;
+    const int64_t rows = g ? g->rows : pc_vlm_rows_per_image(c);
+    pc_vlm_batch *b = y->out;
+    const bool counted = y->images < b->pictures.count; // one too many is reported at the end
     r->image = y->n;
-    r->image_end = y->n + y->image_rows;
-    for (int64_t k = 0; k < y->image_rows; k++) {
-        if (!y->dry && y->images < y->out->images)
-            pc_i32(y->out->image_rows)[y->images * y->image_rows + k] = (int32_t)y->n;
-        const int64_t patch = k - c->keep_class, at = r->next + c->keep_class;
-        if (!c->decoder.rope_2d)
-            put(y, r, -1, r->next + k, r->next + k);
-        else if (patch < 0)
-            put(y, r, -1, r->next, r->next);
-        else
-            put(y, r, -1, at + patch % side(c), at + patch / side(c));
+    r->image_end = y->n + rows;
+    pc_image_geometry *kept = (pc_image_geometry *)(uintptr_t)b->pictures.geometry;
+    if (counted && g && kept && !y->dry) kept[y->images] = *g;
+    for (int64_t k = 0; k < rows; k++) {
+        int64_t at[PC_ROPE_AXES];
+        if (counted && !y->dry) pc_i32(b->image_rows)[y->features + k] = (int32_t)y->n;
+        pc_vlm_image_place(at, c, g, k);
+        for (int i = 0; i < PC_ROPE_AXES; i++) at[i] += r->next;
+        put(y, r, -1, at);
     }
-    r->next += image_positions(c);
+    r->next += pc_vlm_image_positions(c, g);
     r->image = r->image_end = 0;
+    y->features += rows;
     y->images++;
 }
 
 /* Ids [begin, end) of a sequence as one run; *next: the position behind it. A supervised token is the label of the row before it. */
 static pc_status put_run(layout *y, const pc_sequence *s, int64_t begin, int64_t end, run r,
-                         int64_t *next)
+                         int64_t *next, const pc_image_geometry **image)
 {
     r.first = y->n;
     r.next = r.start;
@@ -134,17 +110,18 @@ static pc_status put_run(layout *y, const pc_sequence *s, int64_t begin, int64_t
             if (!y->dry) pc_i32(y->out->labels)[y->n - 1] = s->ids[i];
             y->out->supervised++;
         }
-        if (s->ids[i] == y->config->image_id && y->image_rows > 0) {
+        if (pc_vlm_place(y->config, s->ids[i])) {
             if (supervised)
                 return pc_fail(PC_ERR_INPUT, "token %lld is to be learned and stands for an image",
                                (long long)i);
-            put_image(y, &r);
+            put_image(y, &r, *image);
+            if (*image) ++*image;
             continue;
         }
         if (s->ids[i] < 0 || s->ids[i] >= y->config->decoder.V)
             return pc_fail(PC_ERR_INPUT, "token %lld: id %d, vocabulary of %lld", (long long)i,
                            (int)s->ids[i], (long long)y->config->decoder.V);
-        put(y, &r, s->ids[i], r.next, r.next);
+        put(y, &r, s->ids[i], (const int64_t[]){r.next, r.next, r.next});
         r.next++;
     }
     *next = r.next;
@@ -154,14 +131,15 @@ static pc_status put_run(layout *y, const pc_sequence *s, int64_t begin, int64_t
 static pc_status put_sequence(layout *y, const pc_sequence *s)
 {
     const int64_t shared = s->branches > 0 ? s->prefix : s->length, first = y->n;
+    const pc_image_geometry *image = s->images;
     int64_t begin = shared, after = 0;
-    pc_status st = put_run(y, s, 0, shared, (run){0}, &after);
+    pc_status st = put_run(y, s, 0, shared, (run){0}, &after, &image);
     const int64_t rows = y->n - first;
     int64_t longest = after;
     for (int64_t k = 0; k < s->branches && !st; k++) {
         int64_t end = after;
         st = put_run(y, s, begin, s->branch_end[k],
-                     (run){.start = after, .prefix = first, .prefix_rows = rows}, &end);
+                     (run){.start = after, .prefix = first, .prefix_rows = rows}, &end, &image);
         longest = larger(longest, end);
         begin = s->branch_end[k];
     }
@@ -191,23 +169,30 @@ static pc_status check(const pc_sequence *s)
 pc_status pc_vlm_batch_build(pc_vlm_batch *out, pc_arena *a, const pc_vlm_config *c,
                              const pc_sequence *seqs, int64_t S, int64_t images)
 {
-    layout y = {.config = c, .image_rows = pc_vlm_rows_per_image(c), .out = out, .dry = a->dry};
+    layout y = {.config = c, .out = out, .dry = a->dry};
     pc_status st = PC_OK;
     bool branches = false;
-    int64_t N = 0;
+    int64_t N = 0, tokens = 0;
     for (int64_t s = 0; s < S; s++) {
-        if ((st = check(&seqs[s]))) return pc_context(st, "sequence %lld", (long long)s + 1);
-        branches = branches || seqs[s].branches > 0;
-        N += pc_vlm_rows(c, seqs[s].ids, seqs[s].length);
+        const pc_sequence *q = &seqs[s];
+        if ((st = check(q))) return pc_context(st, "sequence %lld", (long long)s + 1);
+        PC_ASSERT(q->images || pc_vlm_alike(c) || !pc_vlm_places(c, q->ids, q->length),
+                  "sequence %lld: images without their geometry", (long long)s);
+        branches = branches || q->branches > 0;
+        N += pc_vlm_rows(c, q->ids, q->length, q->images);
+        tokens += q->length - pc_vlm_places(c, q->ids, q->length);
     }
     if (N > INT32_MAX) return pc_fail(PC_ERR_INPUT, "%lld rows in one batch", (long long)N);
 
-    *out = (pc_vlm_batch){.N = N, .images = images};
+    *out = (pc_vlm_batch){.N = N, .pictures = {.count = images}};
     out->ids = pc_alloc1(a, PC_I32, N);
     out->labels = pc_alloc1(a, PC_I32, N);
     out->pos = pc_alloc1(a, PC_I32, N);
-    if (c->decoder.rope_2d) out->pos_y = pc_alloc1(a, PC_I32, N);
-    out->image_rows = pc_alloc1(a, PC_I32, images * y.image_rows);
+    if (pc_decoder_axes(&c->decoder)) out->pos_y = pc_alloc1(a, PC_I32, N);
+    if (pc_decoder_axes(&c->decoder) && !c->decoder.rope_2d) out->pos_z = pc_alloc1(a, PC_I32, N);
+    out->image_rows = pc_alloc1(a, PC_I32, N - tokens);
+    if (images > 0 && !pc_vlm_alike(c))
+        out->pictures.geometry = pc_arena_bytes(a, (size_t)images * sizeof *out->pictures.geometry);
     pc_mask_alloc(&out->mask, a, S, N, branches);
     for (int64_t s = 0; s <= S; s++) {
         if (!y.dry) pc_i32(out->mask.q_off)[s] = pc_i32(out->mask.k_off)[s] = (int32_t)y.n;

@@ -131,7 +131,7 @@ static pc_sequence make_sequence(bench *b, int64_t sample)
         }
         ends[branches++] = length;
     }
-    return (pc_sequence){ids, learned, length, 1, rows ? branches : 0, ends};
+    return (pc_sequence){ids, learned, length, 1, rows ? branches : 0, ends, NULL};
 }
 
 static void make_conversations(bench *b, pc_micro_batch *m, int64_t first)
@@ -140,7 +140,7 @@ static void make_conversations(bench *b, pc_micro_batch *m, int64_t first)
     pc_sequence *list = pc_arena_bytes(&b->data, (size_t)b->micro * sizeof *list);
     for (int64_t s = 0; s < b->micro; s++) list[s] = make_sequence(b, first + s);
     must(pc_vlm_batch_build(&m->vlm, &b->data, c, list, b->micro, b->micro));
-    m->vlm.pixels = any_pixels(b, b->micro, c->vision.image_size);
+    m->vlm.pictures.pixels = any_pixels(b, b->micro, c->vision.image_size);
     b->steps.supervised += m->vlm.supervised;
     b->steps.tokens += m->vlm.N;
 }

@@ -46,7 +46,7 @@ static uint64_t bytes_of(const pc_batch *b)
         const pc_micro_batch *mb = &b->micro[m];
         mix(&h, mb->sample, (size_t)mb->samples * sizeof *mb->sample);
         mix_tensor(&h, mb->pixels);
-        mix_tensor(&h, mb->vlm.pixels);
+        mix_tensor(&h, mb->vlm.pictures.pixels);
         mix_tensor(&h, mb->vlm.ids);
         mix_tensor(&h, mb->vlm.image_rows);
         mix_tensor(&h, mb->vlm.labels);
@@ -351,7 +351,7 @@ static void test_bad_image_is_skipped_and_counted(void **state)
             int64_t supervised = 0;
             for (int64_t k = 0; k < b->micros; k++) {
                 supervised += b->micro[k].vlm.supervised;
-                assert_int_equal(b->micro[k].vlm.images, b->micro[k].samples);
+                assert_int_equal(b->micro[k].vlm.pictures.count, b->micro[k].samples);
                 for (int64_t i = 0; i < b->micro[k].samples; i++)
                     assert_int_not_equal(b->micro[k].sample[i], 6);
             }

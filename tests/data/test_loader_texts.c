@@ -73,7 +73,7 @@ static void test_rows(void **state)
         const pc_batch *b = set_next(l);
         const pc_vlm_batch *v = &b->micro[0].vlm;
         assert_int_equal(v->mask.S, 2);
-        assert_int_equal(v->images, 2);
+        assert_int_equal(v->pictures.count, 2);
         for (int s = 0; s < 2; s++) check_rows(v, s, rows, labels);
         int64_t supervised = 0;
         for (int64_t n = 0; n < v->N; n++) supervised += pc_i32(v->labels)[n] >= 0;
@@ -285,7 +285,7 @@ static void test_nothing_left_to_learn(void **state)
     for (int i = 0; i < 3; i++) {
         const pc_batch *b = set_next(l);
         assert_int_equal(b->images, 0);
-        assert_false(pc_present(b->micro[0].vlm.pixels));
+        assert_false(pc_present(b->micro[0].vlm.pictures.pixels));
         check_rows(&b->micro[0].vlm, 0, " Is it red?\n no</s>", " no</s>");
     }
     pc_loader_close(l);

@@ -159,10 +159,10 @@ static void open_whole(whole *s, const char *label, const pc_vlm_config *c, bool
     static const uint8_t learn_plain[] = {0, 1, 1, 0, 1};
     const bool images = c->vision.L > 0;
     const pc_sequence with_images[] = {{first, learn_first, 9, branches ? 3 : 0, branches ? 2 : 0,
-                                        branches ? ends : NULL},
-                                       {second, learn_second, 5, 0, 0, NULL}};
-    const pc_sequence without[] = {{plain, learn_plain, 5, 0, 0, NULL},
-                                   {plain + 1, learn_plain, 4, 0, 0, NULL}};
+                                        branches ? ends : NULL, NULL},
+                                       {second, learn_second, 5, 0, 0, NULL, NULL}};
+    const pc_sequence without[] = {{plain, learn_plain, 5, 0, 0, NULL, NULL},
+                                   {plain + 1, learn_plain, 4, 0, 0, NULL, NULL}};
     *s = (whole){0};
     gradcheck_open(&s->g, label, SEED, 2);
     pc_status st = pc_vlm_validate(c);
@@ -170,7 +170,7 @@ static void open_whole(whole *s, const char *label, const pc_vlm_config *c, bool
             : pc_vlm_batch_build(&s->batch, &s->g.hold, c, images ? with_images : without, 2,
                                  images ? 2 : 0);
     check(!st, pc_error_text());
-    if (images) s->batch.pixels = gradcheck_random(&s->g, 1.0, PC_DIMS(2, 3, 8, 8));
+    if (images) s->batch.pictures.pixels = gradcheck_random(&s->g, 1.0, PC_DIMS(2, 3, 8, 8));
     s->coef = gradcheck_random(&s->g, 1.0, PC_DIMS(s->batch.N));
     pc_vlm_params(&s->params, &s->vlm, c);
     pc_decoder_tables(&s->vlm.decoder, &s->g.hold, PC_F64);

@@ -128,12 +128,12 @@ static int64_t answer(bench *b, int32_t *out, const int32_t *prompt, int64_t n, 
             pc_arena_release(&b->host, mark);
             break;
         }
-        f.batch.pixels = pixels;
+        f.batch.pictures.pixels = pixels;
         st = pc_runner_run(&b->runner, full_pass, &f);
         int32_t id = -1;
         if (!st)
             st = pc_sample_id(&id, pc_view1(f.logits.data, f.logits.dtype, V), o->vocabulary,
-                              &o->sampling, pc_vlm_positions(&b->model.config.vlm, ids, n),
+                              &o->sampling, pc_vlm_positions(&b->model.config.vlm, ids, n, NULL),
                               sequence, work);
         pc_arena_release(&b->host, mark);
         if (st) {
@@ -190,7 +190,8 @@ static void compare(bench *b, const char *label, const pc_generate_options *opti
         o.token = hear;
         o.arg = &h;
         const pc_tensor pixels = form == 0 ? b->pixels : pc_rows(b->pixels, 0, 1);
-        const pc_status st = pc_generate(got, &b->runner, &b->model.vlm, seqs, S, pixels, &o);
+        const pc_pictures pictures = {.count = pixels.dim[0], .pixels = pixels};
+        const pc_status st = pc_generate(got, &b->runner, &b->model.vlm, seqs, S, &pictures, &o);
         check(!st, st ? pc_error_text() : "");
         if (st) return;
         check(n == 4, "four answers");
@@ -256,7 +257,7 @@ static void test_ends(void)
     int64_t count[2] = {0};
     const pc_sequence seqs[] = {{.ids = text_a, .length = 3}, {.ids = text_c, .length = 1}};
     pc_generate_options o = {.max_tokens = 100};
-    check(!pc_generate(got, &b.runner, &b.model.vlm, seqs, 2, PC_NONE, &o), "until decoder.T");
+    check(!pc_generate(got, &b.runner, &b.model.vlm, seqs, 2, NULL, &o), "until decoder.T");
     // Rows at positions 0 .. 6 are read; the last one's answer is the id of position 7.
     check(got[0].length == 5 && got[1].length == 7 && !got[0].stopped, "as far as positions go");
     const int32_t first = got[0].ids[0];
@@ -264,20 +265,20 @@ static void test_ends(void)
 
     o.token = only_two;
     o.arg = count;
-    check(!pc_generate(got, &b.runner, &b.model.vlm, seqs, 2, PC_NONE, &o), "two each");
+    check(!pc_generate(got, &b.runner, &b.model.vlm, seqs, 2, NULL, &o), "two each");
     check(got[0].length == 2 && got[1].length == 2 && got[0].stopped, "two each");
     pc_generation_close(got, 2);
 
     o = (pc_generate_options){.max_tokens = 100, .stop = &first, .stops = 1};
-    check(!pc_generate(got, &b.runner, &b.model.vlm, seqs, 1, PC_NONE, &o), "stop");
+    check(!pc_generate(got, &b.runner, &b.model.vlm, seqs, 1, NULL, &o), "stop");
     check(got[0].length == 0 && got[0].stopped, "stopped at once");
     pc_generation_close(got, 1);
 
     const pc_sequence empty = {.ids = text_a, .length = 0};
-    check(pc_generate(got, &b.runner, &b.model.vlm, &empty, 1, PC_NONE, &o) == PC_ERR_INPUT,
+    check(pc_generate(got, &b.runner, &b.model.vlm, &empty, 1, NULL, &o) == PC_ERR_INPUT,
           "an empty prompt is refused");
     const pc_sequence image = {.ids = image_b, .length = 5};
-    check(pc_generate(got, &b.runner, &b.model.vlm, &image, 1, PC_NONE, &o) == PC_ERR_INPUT,
+    check(pc_generate(got, &b.runner, &b.model.vlm, &image, 1, NULL, &o) == PC_ERR_INPUT,
           "an image place without an image is refused");
     close_bench(&b);
 }

@@ -88,7 +88,7 @@ static void compare(const pc_vlm_config *c, const pc_sequence *s, int64_t S, int
         printf("%s\n", pc_error_text());
         return;
     }
-    CHECK(b.N == N && b.images == images && b.mask.S == S);
+    CHECK(b.N == N && b.pictures.count == images && b.mask.S == S);
     int64_t supervised = 0, image_row = 0;
     double pairs = 0.0;
     for (int64_t n = 0; n < N; n++) {
@@ -132,9 +132,9 @@ static void test_layouts(void)
 {
     const uint8_t learn_branches[] = {0, 0, 0, 1, 1, 0, 0, 1, 1};
     const pc_sequence seqs[] = {
-        {first, learn_branches, 9, 2, 3, ends},
-        {second, learn_second, 6, 0, 0, NULL},
-        {first + 2, learn, 2, 0, 0, NULL},
+        {first, learn_branches, 9, 2, 3, ends, NULL},
+        {second, learn_second, 6, 0, 0, NULL, NULL},
+        {first + 2, learn, 2, 0, 0, NULL, NULL},
     };
     pc_vlm_config c = config();
     for (int both = 0; both < 2; both++)
@@ -149,16 +149,16 @@ static void test_layouts(void)
                 if (window == 0) compare(&c, seqs, 3, 3);
                 c.decoder.rope_2d = false;
             }
-    CHECK(pc_vlm_positions(&c, second, 6) == 4 + 2 * 5);
+    CHECK(pc_vlm_positions(&c, second, 6, NULL) == 4 + 2 * 5);
     c.decoder.rope_2d = true;
-    CHECK(pc_vlm_positions(&c, second, 6) == 4 + 2 * 3);
+    CHECK(pc_vlm_positions(&c, second, 6, NULL) == 4 + 2 * 3);
     c.decoder.rope_2d = false;
     c.vision.L = 0; // without a tower the image id is an id like any other
     pc_vlm_batch b;
     pc_arena a;
     CHECK(!pc_arena_open(&a, "batch", 1 << 16));
     CHECK(!pc_vlm_batch_build(&b, &a, &c, seqs + 1, 1, 0) && b.N == 6);
-    CHECK(pc_i32(b.ids)[2] == IMAGE && pc_vlm_rows(&c, second, 6) == 6);
+    CHECK(pc_i32(b.ids)[2] == IMAGE && pc_vlm_rows(&c, second, 6, NULL) == 6);
     pc_arena_close(&a);
 }
 
@@ -179,7 +179,7 @@ static void refused(const pc_vlm_config *c, const pc_sequence *s, int64_t images
 static void test_errors(void)
 {
     pc_vlm_config c = config();
-    const pc_sequence ok = {second, learn_second, 6, 0, 0, NULL};
+    const pc_sequence ok = {second, learn_second, 6, 0, 0, NULL, NULL};
     pc_sequence s = ok;
     refused(&c, &s, 1, "2 image places in the text, 1 images");
     refused(&c, &s, 3, "2 image places in the text, 3 images");
@@ -198,7 +198,7 @@ static void test_errors(void)
     s.supervised = bad_image;
     refused(&c, &s, 2, "sequence 1: token 2 is to be learned and stands for an image");
     const uint8_t bad_branch[] = {0, 0, 0, 0, 0, 1, 0, 0, 0};
-    s = (pc_sequence){first, bad_branch, 9, 2, 3, ends};
+    s = (pc_sequence){first, bad_branch, 9, 2, 3, ends, NULL};
     refused(&c, &s, 1, "sequence 1: token 5 is to be learned, but no row precedes it");
     // Branches: positions count, not rows.
     s.supervised = NULL;

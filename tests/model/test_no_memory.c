@@ -53,7 +53,7 @@ static pc_status generate(void)
     const pc_sequence seqs[] = {{.ids = ids, .length = 3}, {.ids = ids, .length = 2}};
     const pc_generate_options o = {.max_tokens = 3};
     pc_generation out[2];
-    const pc_status st = pc_generate(out, &runner, &model.vlm, seqs, 2, PC_NONE, &o);
+    const pc_status st = pc_generate(out, &runner, &model.vlm, seqs, 2, NULL, &o);
     CHECK(st || (out[0].length == 3 && out[1].length == 3));
     CHECK(!st || (!out[0].ids && !out[1].ids));
     pc_generation_close(out, 2);

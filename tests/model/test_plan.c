@@ -62,7 +62,8 @@ static void open_setup(setup *s, const char *description, bool train)
     static const uint8_t learn[] = {0, 0, 0, 1, 1, 0, 1};
     static const int64_t ends[] = {5, 7}, lengths[] = {3, 3};
     static const int32_t *const captions[] = {caption, caption};
-    const pc_sequence seqs[] = {{ids, learn, 7, 2, 2, ends}, {ids, learn, 7, 0, 0, NULL}};
+    const pc_sequence seqs[] = {{ids, learn, 7, 2, 2, ends, NULL},
+                                {ids, learn, 7, 0, 0, NULL, NULL}};
     pc_model_config c;
     *s = (setup){.train = train};
     json_t *json = json_loads(description, 0, NULL);
@@ -78,7 +79,7 @@ static void open_setup(setup *s, const char *description, bool train)
         pc_text_batch_build(&s->text, &s->host, &c.clip.text, captions, lengths, 2);
     } else {
         CHECK(!pc_vlm_batch_build(&s->batch, &s->host, &c.vlm, seqs, 2, 2));
-        s->batch.pixels = s->pixels;
+        s->batch.pictures.pixels = s->pixels;
     }
 }
 

@@ -16,7 +16,7 @@ enum { IDS_MAX = 1024 };
 // A prompt as stored has one id for each row of an image; ours has one for each image.
 static int64_t collapse(int32_t *out, const json_t *ids, const pc_vlm_config *c)
 {
-    const int64_t per = c->vision.L ? pc_vlm_rows_per_image(c) : 0;
+    const int64_t per = pc_vlm_rows_per_image(c);
     int64_t n = 0;
 
     for (size_t i = 0; i < json_array_size(ids);) {
@@ -37,17 +37,18 @@ static void one(const pc_bundle *b, pc_runner *r, const json_t *prompt, int inde
     int32_t list[IDS_MAX];
     char what[96], name[64];
     pc_generation got;
-    pc_tensor image = PC_NONE;
+    pc_pictures image = {0};
 
     if (!ids) ids = json_object_get(prompt, "ids");
     snprintf(name, sizeof name, "prompt%d.pixel_values", index);
     const pc_st_entry *e = pixels ? pc_safetensors_find(pixels, name) : NULL;
     if (e)
-        image = pc_view4((void *)(uintptr_t)e->data, PC_F32, e->dim[0], e->dim[1], e->dim[2],
-                         e->dim[3]);
+        image = (pc_pictures){.count = e->dim[0],
+                              .pixels = pc_view4((void *)(uintptr_t)e->data, PC_F32, e->dim[0],
+                                                 e->dim[1], e->dim[2], e->dim[3])};
     const pc_sequence q = {.ids = list, .length = collapse(list, ids, &b->model.config.vlm)};
     const pc_generate_options o = {.max_tokens = n, .sampling = {.top_p = 1.0}};
-    if (pc_generate(&got, r, &b->model.vlm, &q, 1, image, &o)) {
+    if (pc_generate(&got, r, &b->model.vlm, &q, 1, &image, &o)) {
         parity_broken("generation");
         return;
     }

@@ -71,8 +71,8 @@ static bool generates(run *u, pc_runner *runner, const pc_sample *s, int64_t tur
                                    .stops = 1,
                                    .vocabulary = pc_tokenizer_vocab(u->tokenizer)};
     pc_generation g = {0};
-    must(pc_generate(&g, runner, &u->model->vlm, &sequence, 1, pc_view4(pixels, PC_F32, 1, 3, S, S),
-                     &o));
+    const pc_pictures pictures = {.count = 1, .pixels = pc_view4(pixels, PC_F32, 1, 3, S, S)};
+    must(pc_generate(&g, runner, &u->model->vlm, &sequence, 1, &pictures, &o));
     int64_t k = 0;
     bool same = g.stopped;
     for (int64_t i = 0; i < whole.ids.count; i++) {

@@ -31,23 +31,16 @@ pc_status named_aliases(pc_aliases *out, const pc_bundle *b)
 
 void named_freeze_unreached(pc_model *m, const pc_given *g)
 {
-    const pc_vlm_config *c = &m->config.vlm;
-    char prefix[PC_NAME_MAX];
-
     if (m->config.kind == PC_MODEL_CLIP) return;
     if (!g->images) {
         pc_params_train(&m->params, "vision.", false);
         pc_params_train(&m->params, "projector.", false);
         return;
     }
-    for (int64_t l = pc_vlm_stop(c); l < c->vision.L; l++) {
-        snprintf(prefix, sizeof prefix, "vision.blocks.%lld.", (long long)l);
-        pc_params_train(&m->params, prefix, false);
+    for (int i = 0; i < m->params.count; i++) {
+        pc_param *p = &m->params.list[i];
+        if (!pc_vlm_reads(&m->config.vlm, p->name)) p->trainable = false;
     }
-    pc_params_train(&m->params, "vision.norm_post.", false);
-    pc_params_train(&m->params, "vision.proj.", false);
-    pc_params_train(&m->params, "vision.probe", false);
-    pc_params_train(&m->params, "vision.map_", false);
 }
 
 // One tensor of the file to be: all entries of one name, gathered.

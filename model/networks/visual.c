@@ -1,0 +1,327 @@
+/*
+ * visual.c - what differs by the kind of eyes (see vlm.h): one switch for each question.
+ *
+ * A tower of which nothing is trained runs as in inference: it keeps nothing and its dropout is off.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "model/layers/taps.h"
+#include "model/networks/vlm.h"
+
+static bool has_tower(const pc_vlm_config *c)
+{
+    return c->vision.L > 0;
+}
+
+static bool drops_class(const pc_vlm_config *c)
+{
+    return c->vision.class_token && !c->keep_class;
+}
+
+bool pc_vlm_place(const pc_vlm_config *c, int64_t id)
+{
+    return has_tower(c) && (id == c->image_id || (c->video_id > 0 && id == c->video_id));
+}
+
+/* ---- geometry ---- */
+
+bool pc_vlm_alike(const pc_vlm_config *c)
+{
+    return c->visual != PC_VISUAL_TILES && c->visual != PC_VISUAL_GRID;
+}
+
+int64_t pc_vlm_crop_rows(const pc_vlm_config *c)
+{
+    return has_tower(c) ? pc_vision_tokens(&c->vision) - drops_class(c) : 0;
+}
+
+static pc_status measure_grid(pc_image_geometry *g, const pc_vlm_config *c)
+{
+    const int64_t most = INT32_MAX;
+    if (g->t < 1 || g->h < 1 || g->w < 1 || c->merge < 1 || g->h % c->merge || g->w % c->merge ||
+        g->h > most / g->w || g->t > most / (g->h * g->w))
+        return pc_fail(PC_ERR_INPUT,
+                       "an image of %lld x %lld x %lld patches; expected at least one frame, rows "
+                       "and columns that are multiples of %lld",
+                       (long long)g->t, (long long)g->h, (long long)g->w, (long long)c->merge);
+    g->rows = g->t * (g->h / c->merge) * (g->w / c->merge);
+    return PC_OK;
+}
+
+pc_status pc_vlm_measure(pc_image_geometry *g, const pc_vlm_config *c)
+{
+    switch (c->visual) {
+    case PC_VISUAL_GRID: return measure_grid(g, c);
+    case PC_VISUAL_TILES:
+    case PC_VISUAL_SQUARE:
+    case PC_VISUAL_RESAMPLER:
+    case PC_VISUAL_HYBRID: break;
+    }
+    g->crops = 1;
+    g->rows = pc_vlm_rows_per_image(c);
+    return PC_OK;
+}
+
+int64_t pc_vlm_rows_per_image(const pc_vlm_config *c)
+{
+    if (!has_tower(c)) return 0;
+    switch (c->visual) {
+    case PC_VISUAL_SQUARE:
+    case PC_VISUAL_TILES:
+    case PC_VISUAL_GRID:
+    case PC_VISUAL_RESAMPLER:
+    case PC_VISUAL_HYBRID: break;
+    }
+    return pc_vlm_crop_rows(c);
+}
+
+static int64_t rows_of(const pc_vlm_config *c, const pc_image_geometry *g)
+{
+    PC_ASSERT(g || pc_vlm_alike(c), "an image without its geometry%s", "");
+    return g ? g->rows : pc_vlm_rows_per_image(c);
+}
+
+int64_t pc_vlm_places(const pc_vlm_config *c, const int32_t *ids, int64_t n)
+{
+    int64_t places = 0;
+    for (int64_t i = 0; i < n; i++) places += pc_vlm_place(c, ids[i]);
+    return places;
+}
+
+int64_t pc_vlm_rows(const pc_vlm_config *c, const int32_t *ids, int64_t n,
+                    const pc_image_geometry *images)
+{
+    int64_t rows = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!pc_vlm_place(c, ids[i])) {
+            rows++;
+            continue;
+        }
+        rows += rows_of(c, images);
+        if (images) images++;
+    }
+    return rows;
+}
+
+/* ---- positions ---- */
+
+static int64_t side(const pc_vlm_config *c)
+{
+    return c->vision.image_size / c->vision.patch;
+}
+
+static bool frames_rows_columns(const pc_vlm_config *c)
+{
+    return c->visual == PC_VISUAL_GRID && pc_decoder_axes(&c->decoder) && !c->decoder.rope_2d;
+}
+
+int64_t pc_vlm_image_positions(const pc_vlm_config *c, const pc_image_geometry *g)
+{
+    if (c->decoder.rope_2d) return side(c) + c->keep_class;
+    if (!frames_rows_columns(c)) return rows_of(c, g);
+    const int64_t h = g->h / c->merge, w = g->w / c->merge, most = h > w ? h : w;
+    return g->t > most ? g->t : most;
+}
+
+void pc_vlm_image_place(int64_t out[PC_ROPE_AXES], const pc_vlm_config *c,
+                        const pc_image_geometry *g, int64_t k)
+{
+    if (frames_rows_columns(c)) {
+        const int64_t h = g->h / c->merge, w = g->w / c->merge;
+        out[0] = k / (h * w);
+        out[1] = k / w % h;
+        out[2] = k % w;
+        return;
+    }
+    const int64_t patch = k - c->keep_class;
+    out[0] = out[1] = out[2] = k;
+    if (!c->decoder.rope_2d || patch < 0) return;
+    out[0] = c->keep_class + patch % side(c);
+    out[1] = c->keep_class + patch / side(c);
+}
+
+int64_t pc_vlm_positions(const pc_vlm_config *c, const int32_t *ids, int64_t n,
+                         const pc_image_geometry *images)
+{
+    int64_t positions = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!pc_vlm_place(c, ids[i])) {
+            positions++;
+            continue;
+        }
+        positions += pc_vlm_image_positions(c, images);
+        if (images) images++;
+    }
+    return positions;
+}
+
+/* ---- parameters ---- */
+
+static pc_status validate_square(const pc_vlm_config *c)
+{
+    pc_status st;
+    if ((st = pc_vision_validate(&c->vision)) || (st = pc_projector_validate(&c->projector)))
+        return st;
+    if (c->projector.in != c->vision.C)
+        return pc_fail(PC_ERR_INPUT, "projector.in: %lld; the tower (vision.C) is %lld wide",
+                       (long long)c->projector.in, (long long)c->vision.C);
+    if (c->projector.out != c->decoder.C)
+        return pc_fail(PC_ERR_INPUT, "projector.out: %lld; the decoder (decoder.C) is %lld wide",
+                       (long long)c->projector.out, (long long)c->decoder.C);
+    const int64_t rows = pc_vlm_crop_rows(c);
+    if (c->projector.positions > 0 && c->projector.positions != rows)
+        return pc_fail(PC_ERR_INPUT, "projector.positions: %lld; an image gives %lld rows",
+                       (long long)c->projector.positions, (long long)rows);
+    if (c->feature_layer > -1 || c->feature_layer < -(c->vision.L + 1))
+        return pc_fail(PC_ERR_INPUT, "feature_layer: %lld is not in %lld .. -1",
+                       (long long)c->feature_layer, (long long)-(c->vision.L + 1));
+    if (c->keep_class && !c->vision.class_token)
+        return pc_fail(PC_ERR_INPUT, "keep_class: true needs vision.class_token: true");
+    return PC_OK;
+}
+
+pc_status pc_vlm_eyes_validate(const pc_vlm_config *c)
+{
+    pc_status st = PC_OK;
+    switch (c->visual) {
+    case PC_VISUAL_SQUARE: st = validate_square(c); break;
+    case PC_VISUAL_TILES:
+    case PC_VISUAL_GRID:
+    case PC_VISUAL_RESAMPLER:
+    case PC_VISUAL_HYBRID:
+        return pc_fail(PC_ERR_INPUT, "visual: kind %d cannot be run", (int)c->visual);
+    }
+    if (st) return st;
+    const int64_t least = pc_vlm_alike(c) ? pc_vlm_image_positions(c, NULL) : 1;
+    if (least > c->decoder.T)
+        return pc_fail(PC_ERR_INPUT, "decoder.T: %lld; an image alone takes %lld",
+                       (long long)c->decoder.T, (long long)least);
+    return PC_OK;
+}
+
+void pc_vlm_eyes_params(pc_params *p, pc_vlm *l)
+{
+    const pc_vlm_config *c = &l->config;
+    if (!has_tower(c)) return;
+    switch (c->visual) {
+    case PC_VISUAL_SQUARE:
+    case PC_VISUAL_TILES:
+    case PC_VISUAL_GRID:
+    case PC_VISUAL_RESAMPLER:
+    case PC_VISUAL_HYBRID: break;
+    }
+    pc_vision_params(p, &l->vision, &c->vision);
+    pc_projector_params(p, &l->projector, &c->projector);
+}
+
+bool pc_vlm_reads(const pc_vlm_config *c, const char *name)
+{
+    static const char *const used[] = {"vision.stem.", "vision.class_token", "vision.positions",
+                                       "vision.norm_pre."};
+    if (strncmp(name, "vision.", 7) != 0) return true;
+    for (size_t i = 0; i < sizeof used / sizeof *used; i++)
+        if (!strncmp(name, used[i], strlen(used[i]))) return true;
+    long long block;
+    return sscanf(name, "vision.blocks.%lld.", &block) == 1 && block < pc_vlm_stop(c);
+}
+
+/* ---- forward and backward ---- */
+
+int64_t pc_vlm_stop(const pc_vlm_config *c)
+{
+    return c->vision.L + 1 + c->feature_layer;
+}
+
+static bool tower_trains(const pc_vlm *l)
+{
+    return has_tower(&l->config) && pc_vision_trains(&l->vision, pc_vlm_stop(&l->config));
+}
+
+bool pc_vlm_eyes_train(const pc_vlm *l)
+{
+    return tower_trains(l) || pc_projector_trains(&l->projector);
+}
+
+/* Rows [first, N1) of every image: what is passed on when the class token is not. */
+static pc_tensor patch_rows(pc_arena *a, int64_t B, int64_t N1)
+{
+    const int64_t P = N1 - 1;
+    const pc_tensor index = pc_alloc1(a, PC_I32, B * P);
+    if (!a->dry)
+        for (int64_t n = 0; n < B * P; n++) pc_i32(index)[n] = (int32_t)(n / P * N1 + 1 + n % P);
+    return index;
+}
+
+/* Square crops through tower and projector: (crops * rows per crop, C). */
+static pc_tensor crops_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, pc_tensor pixels)
+{
+    const pc_vlm_config *c = &l->config;
+    const pc_grad_ops *const grad_ops = ctx->grad_ops;
+    const double dropout = ctx->dropout;
+    const bool trains = tower_trains(l), drops = drops_class(c);
+    const int64_t B = pixels.dim[0], rows = pc_vlm_crop_rows(c);
+    // What outlives a tower that keeps nothing is allocated before it runs.
+    if (drops || !trains) kept->selected = pc_alloc2(ctx->act, ctx->real, B * rows, c->vision.C);
+    if (drops) kept->select_index = patch_rows(ctx->act, B, rows + 1);
+    const size_t mark = pc_arena_mark(ctx->act);
+    if (!trains) {
+        ctx->grad_ops = NULL;
+        ctx->dropout = 0.0;
+    }
+    kept->hidden = pc_vision_forward(ctx, &kept->vision, &l->vision, pixels, pc_vlm_stop(c), false);
+    if (drops)
+        ctx->ops->gather_forward(ctx, kept->selected, kept->hidden, kept->select_index);
+    else if (!trains)
+        ctx->ops->copy_forward(ctx, kept->selected, kept->hidden);
+    else
+        kept->selected = kept->hidden;
+    ctx->grad_ops = grad_ops;
+    ctx->dropout = dropout;
+    if (!trains) pc_arena_release(ctx->act, mark);
+    pc_tap_add(ctx, kept->selected, "vision.selected");
+    return pc_projector_forward(ctx, &kept->projector, &l->projector, kept->selected);
+}
+
+static void crops_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept, pc_tensor dy)
+{
+    const bool tower = tower_trains(l);
+    pc_tensor dselected = PC_NONE;
+    if (tower) dselected = pc_alloc_like(ctx->scratch, kept->selected);
+    pc_projector_backward(ctx, dselected, &l->projector, &kept->projector, dy);
+    if (!tower) return;
+    pc_tensor dhidden = dselected;
+    if (pc_present(kept->select_index)) {
+        dhidden = pc_alloc_like(ctx->scratch, kept->hidden);
+        ctx->grad_ops->gather_backward(ctx, dhidden, dselected, kept->select_index);
+    }
+    pc_vision_backward(ctx, &l->vision, &kept->vision, dhidden);
+}
+
+pc_tensor pc_vlm_features_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l,
+                                  const pc_pictures *pictures)
+{
+    switch (l->config.visual) {
+    case PC_VISUAL_SQUARE:
+    case PC_VISUAL_TILES:
+    case PC_VISUAL_GRID:
+    case PC_VISUAL_RESAMPLER:
+    case PC_VISUAL_HYBRID: break;
+    }
+    kept->features = crops_forward(ctx, kept, l, pictures->pixels);
+    return kept->features;
+}
+
+void pc_vlm_features_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept,
+                              const pc_pictures *pictures, pc_tensor dfeatures)
+{
+    (void)pictures;
+    switch (l->config.visual) {
+    case PC_VISUAL_SQUARE:
+    case PC_VISUAL_TILES:
+    case PC_VISUAL_GRID:
+    case PC_VISUAL_RESAMPLER:
+    case PC_VISUAL_HYBRID: break;
+    }
+    crops_backward(ctx, l, kept, dfeatures);
+}
