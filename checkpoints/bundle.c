@@ -92,7 +92,9 @@ static pc_status open_native(pc_bundle *b, const char *path, bool weights)
         b->model.config = config;
         return check_image_size(b);
     }
-    if ((st = pc_model_open(&b->model, &config, PC_F32, true)) || (st = check_image_size(b)))
+    if ((st = pc_model_open(&b->model, &config, PC_F32, true)) || (st = check_image_size(b)) ||
+        (b->text.adapters &&
+         (st = pc_adapters_from_text(&b->model, &b->adapter_dropout, b->text.adapters))))
         return pc_context(st, "checkpoint '%s'", path);
     return pc_native_load(&b->model.params, path, false, true, NULL);
 }
@@ -205,6 +207,11 @@ pc_status pc_bundle_open(pc_bundle *out, const char *path)
 pc_status pc_bundle_open_light(pc_bundle *out, const char *path)
 {
     return open_any(out, path, false);
+}
+
+pc_status pc_bundle_adapt(pc_bundle *b, const char *dir)
+{
+    return dir ? pc_adapters_load(&b->model, b->family, dir) : PC_OK;
 }
 
 void pc_bundle_close(pc_bundle *b)

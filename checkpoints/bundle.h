@@ -5,6 +5,7 @@
 #ifndef PC_CHECKPOINTS_BUNDLE_H
 #define PC_CHECKPOINTS_BUNDLE_H
 
+#include "checkpoints/adapters.h"
 #include "checkpoints/native.h"
 #include "checkpoints/safetensors.h"
 #include "data/images/image.h"
@@ -20,11 +21,15 @@ typedef struct pc_bundle {
     const pc_family *family; // NULL for native checkpoints
     pc_aliases aliases;      // their names, when there is a family
     pc_native_text text;     // native checkpoints
+    double adapter_dropout;  // of the adapters in a native checkpoint
     char path[4096];
 } pc_bundle;
 
 pc_status pc_bundle_open(pc_bundle *out, const char *path);
 void pc_bundle_close(pc_bundle *b);
+
+// A PEFT folder's adapters onto the model, beside its weights. `dir` NULL: nothing is done.
+pc_status pc_bundle_adapt(pc_bundle *b, const char *dir);
 
 // Only what stands around the weights: nothing large is read. Used by tokenize, render, preprocess.
 pc_status pc_bundle_open_light(pc_bundle *out, const char *path);

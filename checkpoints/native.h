@@ -2,7 +2,7 @@
  * native.h - the native checkpoint: one HDF5 file that is all there is.
  *
  *   /                attributes: format "percept", version 1
- *   /text/           scalar strings: model, image, tokenizer, template, recipe, state, source (JSON or YAML text)
+ *   /text/           scalar strings: model, image, tokenizer, template, recipe, state, source, adapters (JSON or YAML)
  *   /files/NAME      bytes: small files of the directory that the model came from (its config.json, tokenizer ...)
  *   /params/NAME     one dataset per parameter, f32 (bf16 or f16 when imported so); attribute `trained` (0/1)
  *   /moments/m/NAME  and /moments/v/NAME: AdamW's, of trained parameters
@@ -30,6 +30,7 @@ typedef struct pc_native_text {
         source; // where weights came from: {"family", "layout", "dtype", "dtypes", "name"} (hf_origin.h)
     pc_native_file *files;
     int file_count;
+    char *adapters; // where low-rank adapters stand (adapters.h); their numbers are parameters
 } pc_native_text;
 void pc_native_text_close(pc_native_text *t);
 // Copies name and bytes; a name must be plain: no separators, no leading dot.

@@ -13,7 +13,7 @@
 #define PC_NATIVE_VERSION 1
 #define PC_NATIVE_FORMAT  "percept"
 
-enum { PC_NATIVE_TEXTS = 7 };
+enum { PC_NATIVE_TEXTS = 8 };
 extern const char *const pc_native_text_names[PC_NATIVE_TEXTS];
 char **pc_native_text_slot(pc_native_text *t, int i);
 

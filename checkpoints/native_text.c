@@ -6,14 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const pc_native_text_names[PC_NATIVE_TEXTS] = {"model",    "image",  "tokenizer",
-                                                           "template", "recipe", "state",
-                                                           "source"};
+const char *const pc_native_text_names[PC_NATIVE_TEXTS] = {"model",    "image",   "tokenizer",
+                                                           "template", "recipe",  "state",
+                                                           "source",   "adapters"};
 
 char **pc_native_text_slot(pc_native_text *t, int i)
 {
     char **const slots[PC_NATIVE_TEXTS] = {&t->model,  &t->image, &t->tokenizer, &t->template_name,
-                                           &t->recipe, &t->state, &t->source};
+                                           &t->recipe, &t->state, &t->source,    &t->adapters};
     return slots[i];
 }
 

@@ -19,7 +19,7 @@ typedef struct choices {
     bool greedy, json;
     double temperature, top_p;
     int64_t top_k, seed, max_tokens, threads;
-    const char *system;
+    const char *system, *adapter;
 } choices;
 
 static choices defaults(void)
@@ -27,7 +27,7 @@ static choices defaults(void)
     return (choices){.temperature = 0.0, .top_p = 1.0, .max_tokens = 256};
 }
 
-enum { FLAGS = 10 };
+enum { FLAGS = 11 };
 
 static void flag_list(pc_cli_flag out[FLAGS], choices *c)
 {
@@ -45,6 +45,8 @@ static void flag_list(pc_cli_flag out[FLAGS], choices *c)
         {"max-tokens", PC_CLI_INT, &c->max_tokens, "N", "longest answer", 1, 1e6, NULL},
         {"system", PC_CLI_STRING, &c->system, "TEXT",
          "what the model is told first, instead of its template's words", 0, 0, NULL},
+        {"adapter", PC_CLI_STRING, &c->adapter, "DIR", "PEFT folder: its adapters on the model", 0,
+         0, NULL},
         {"threads", PC_CLI_INT, &c->threads, "N", "threads; as many as processors unless given", 0,
          4096, NULL},
         {"json", PC_CLI_BOOL, &c->json, NULL, "the answer as a JSON object", 0, 0, NULL},
@@ -130,7 +132,8 @@ static pc_status ask(const char *model, const char *question, const choices *c)
     pc_status st;
 
     if (!text) return pc_fail(PC_ERR_MEMORY, "the question");
-    if ((st = pc_bundle_open(&bundle, model)) || (st = check_images(&bundle, c->images.count)) ||
+    if ((st = pc_bundle_open(&bundle, model)) || (st = pc_bundle_adapt(&bundle, c->adapter)) ||
+        (st = check_images(&bundle, c->images.count)) ||
         (st = answerer_open(&a, &bundle, (int)c->threads)))
         goto done;
     const pc_message messages[] = {{PC_ROLE_SYSTEM, c->system}, {PC_ROLE_USER, text}};
@@ -268,7 +271,8 @@ pc_status chat_main(int argc, char **argv)
     pc_status st = pc_cli_parse(&cli, argc, argv, &args, &n);
 
     if (!st && args && !(st = check(&c, "percept chat")) &&
-        !(st = pc_bundle_open(&bundle, args[0])) && !(st = check_images(&bundle, c.images.count)) &&
+        !(st = pc_bundle_open(&bundle, args[0])) && !(st = pc_bundle_adapt(&bundle, c.adapter)) &&
+        !(st = check_images(&bundle, c.images.count)) &&
         !(st = answerer_open(&a, &bundle, (int)c.threads)))
         st = talk(&a, &c);
     answerer_close(&a);

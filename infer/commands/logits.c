@@ -182,8 +182,8 @@ static pc_status write_out(const job *j, const pc_taps *taps, const char *path)
     return st;
 }
 
-static pc_status run(const char *model_path, const char *inputs, const char *out, bool taps_wanted,
-                     int64_t threads)
+static pc_status run(const char *model_path, const char *adapter, const char *inputs,
+                     const char *out, bool taps_wanted, int64_t threads)
 {
     pc_bundle bundle = {0};
     pc_safetensors *file = NULL;
@@ -192,7 +192,8 @@ static pc_status run(const char *model_path, const char *inputs, const char *out
     job j = {.model = &bundle.model};
     pc_status st;
 
-    if ((st = pc_bundle_open(&bundle, model_path)) || (st = pc_safetensors_open(&file, inputs)))
+    if ((st = pc_bundle_open(&bundle, model_path)) || (st = pc_bundle_adapt(&bundle, adapter)) ||
+        (st = pc_safetensors_open(&file, inputs)))
         goto done;
     if ((st = pc_given_open(&j.given, file, &bundle.model.config, "", -1)) || (st = prepare(&j))) {
         st = pc_context(st, "inputs '%s'", inputs);
@@ -215,12 +216,14 @@ done:
 
 pc_status logits_main(int argc, char **argv)
 {
-    const char *inputs = NULL, *out = NULL;
+    const char *adapter = NULL, *inputs = NULL, *out = NULL;
     bool taps = false;
     int64_t threads = 0;
     const pc_cli_flag flags[] = {
         {"inputs", PC_CLI_STRING, &inputs, "FILE",
          "safetensors with input_ids, attention_mask, labels, pixel_values", 0, 0, NULL},
+        {"adapter", PC_CLI_STRING, &adapter, "DIR", "PEFT folder: its adapters on the model", 0, 0,
+         NULL},
         {"out", PC_CLI_STRING, &out, "FILE", "safetensors to write", 0, 0, NULL},
         {"taps", PC_CLI_BOOL, &taps, NULL, "add every named activation", 0, 0, NULL},
         {"threads", PC_CLI_INT, &threads, "N", "threads; as many as processors unless given", 0,
@@ -252,5 +255,5 @@ pc_status logits_main(int argc, char **argv)
     if (!inputs || !out)
         return pc_fail(PC_ERR_USAGE, "percept logits: --%s FILE is needed",
                        inputs ? "out" : "inputs");
-    return run(args[0], inputs, out, taps, threads);
+    return run(args[0], adapter, inputs, out, taps, threads);
 }

@@ -121,8 +121,8 @@ static void test_adapted(const char *label, const char *frozen, bool want_dx, do
                          int64_t cut)
 {
     static const pc_adapter_site sites[] = {
-        {"l.weight", 0, 3, 2, 8.0, 4.0},
-        {"l.weight", 4, 2, 3, 3.0, 0.7},
+        {"l.weight", 0, 3, 2, 8.0, 4.0, ""},
+        {"l.weight", 4, 2, 3, 3.0, 0.7, ""},
     };
     gradcheck g;
     simple s = {0};

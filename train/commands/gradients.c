@@ -24,7 +24,8 @@ static pc_status check(const pc_given *g, const pc_model_config *c)
     return PC_OK;
 }
 
-static pc_status run(const char *model_path, const char *inputs, const char *out, int64_t threads)
+static pc_status run(const char *model_path, const char *adapter, const char *inputs,
+                     const char *out, int64_t threads)
 {
     pc_bundle bundle = {0};
     pc_safetensors *file = NULL;
@@ -34,8 +35,8 @@ static pc_status run(const char *model_path, const char *inputs, const char *out
     pc_arena grads = {0};
     pc_status st;
 
-    if ((st = pc_bundle_open(&bundle, model_path)) || (st = pc_safetensors_open(&file, inputs)) ||
-        (st = named_aliases(&names, &bundle)))
+    if ((st = pc_bundle_open(&bundle, model_path)) || (st = pc_bundle_adapt(&bundle, adapter)) ||
+        (st = pc_safetensors_open(&file, inputs)) || (st = named_aliases(&names, &bundle)))
         goto done;
     pc_model *m = &bundle.model;
     if ((st = pc_given_open(&given, file, &m->config, "", -1)) ||
@@ -43,6 +44,7 @@ static pc_status run(const char *model_path, const char *inputs, const char *out
         st = pc_context(st, "inputs '%s'", inputs);
         goto done;
     }
+    named_train_adapters(m);
     named_freeze_unreached(m, &given);
     if ((st = pc_arena_open(&grads, "gradients", pc_params_bytes(&m->params, PC_F32, true))) ||
         (st = pc_runner_open(&runner, (int)threads, &named_grad)))
@@ -75,11 +77,13 @@ done:
 
 pc_status gradients_main(int argc, char **argv)
 {
-    const char *inputs = NULL, *out = NULL;
+    const char *adapter = NULL, *inputs = NULL, *out = NULL;
     int64_t threads = 0;
     const pc_cli_flag flags[] = {
         {"inputs", PC_CLI_STRING, &inputs, "FILE",
          "safetensors with input_ids, attention_mask, labels, pixel_values", 0, 0, NULL},
+        {"adapter", PC_CLI_STRING, &adapter, "DIR",
+         "PEFT folder: its adapters on the model; the gradients are theirs alone", 0, 0, NULL},
         {"out", PC_CLI_STRING, &out, "FILE", "safetensors to write", 0, 0, NULL},
         {"threads", PC_CLI_INT, &threads, "N", "threads; as many as processors unless given", 0,
          4096, NULL},
@@ -98,6 +102,8 @@ pc_status gradients_main(int argc, char **argv)
         .max_args = 1,
         .examples = (const char *const[]){"percept-train gradients llava-dir --inputs "
                                           "inputs.safetensors --out grads.safetensors",
+                                          "percept-train gradients llava-dir --adapter lora-dir "
+                                          "--inputs inputs.safetensors --out grads.safetensors",
                                           NULL},
     };
     char **args;
@@ -108,5 +114,5 @@ pc_status gradients_main(int argc, char **argv)
     if (!inputs || !out)
         return pc_fail(PC_ERR_USAGE, "percept-train gradients: --%s FILE is needed",
                        inputs ? "out" : "inputs");
-    return run(args[0], inputs, out, threads);
+    return run(args[0], adapter, inputs, out, threads);
 }

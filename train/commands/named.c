@@ -20,13 +20,20 @@ pc_status named_aliases(pc_aliases *out, const pc_bundle *b)
             pc_alias_add_part(out, a->ours, a->row, a->offset, a->count, a->rank, a->dim, "%s",
                               a->theirs);
         }
-        return out->status;
+        return pc_adapters_names(out, &b->model);
     }
     for (int i = 0; i < b->model.params.count; i++) {
         const pc_param *p = &b->model.params.list[i];
+        if (p->adapter) continue;
         pc_alias_add(out, p->name, 0, p->rank, p->dim, "%s", p->name);
     }
-    return out->status;
+    return pc_adapters_names(out, &b->model);
+}
+
+void named_train_adapters(pc_model *m)
+{
+    for (int i = 0; i < m->params.count && m->adapters.count; i++)
+        m->params.list[i].trainable = m->params.list[i].adapter;
 }
 
 void named_freeze_unreached(pc_model *m, const pc_given *g)

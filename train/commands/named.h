@@ -14,6 +14,9 @@
 // The checkpoint's names: the family's, or one per parameter of ours. Close with pc_aliases_close.
 pc_status named_aliases(pc_aliases *out, const pc_bundle *b);
 
+// Where there are adapters, they alone are trained.
+void named_train_adapters(pc_model *m);
+
 // Freezes what a forward pass over this batch does not reach: blocks of the tower above the layer that is
 // read, its unused norm; tower and projector when there is no image.
 void named_freeze_unreached(pc_model *m, const pc_given *g);

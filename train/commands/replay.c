@@ -102,18 +102,20 @@ static pc_status optimiser_of(optimizer_config *c, const json_t *trace)
     return PC_OK;
 }
 
-static pc_status set_up(replay *r, const char *model, const char *trace, const char *batches,
-                        int64_t threads)
+static pc_status set_up(replay *r, const char *model, const char *adapter, const char *trace,
+                        const char *batches, int64_t threads)
 {
     json_error_t error;
     optimizer_config config;
     pc_status st;
 
-    if ((st = pc_bundle_open(&r->bundle, model)) || (st = named_aliases(&r->names, &r->bundle)) ||
+    if ((st = pc_bundle_open(&r->bundle, model)) || (st = pc_bundle_adapt(&r->bundle, adapter)) ||
+        (st = named_aliases(&r->names, &r->bundle)) ||
         (st = pc_safetensors_open(&r->batches, batches)))
         return st;
     if (!(r->trace = json_load_file(trace, 0, &error)))
         return pc_fail(PC_ERR_FORMAT, "trace '%s', line %d: %s", trace, error.line, error.text);
+    named_train_adapters(&r->bundle.model);
     if ((st = optimiser_of(&config, r->trace)) ||
         (st = apply_list(r, "trainable", NAMED_TRAINABLE, true)) ||
         (st = apply_list(r, "no_decay", NAMED_DECAY, false)))
@@ -204,7 +206,7 @@ done:
 
 static pc_status run(replay *r, const char *const *path, int64_t threads)
 {
-    pc_status st = set_up(r, path[0], path[1], path[2], threads);
+    pc_status st = set_up(r, path[0], path[4], path[1], path[2], threads);
     size_t s;
     json_t *step;
 
@@ -230,13 +232,15 @@ static void tear_down(replay *r)
 
 pc_status replay_main(int argc, char **argv)
 {
-    const char *trace = NULL, *batches = NULL, *out = NULL;
+    const char *adapter = NULL, *trace = NULL, *batches = NULL, *out = NULL;
     int64_t threads = 0;
     replay r = {0};
     const pc_cli_flag flags[] = {
         {"trace", PC_CLI_STRING, &trace, "FILE", "JSON: optimiser, learning rates, batches by step",
          0, 0, NULL},
         {"batches", PC_CLI_STRING, &batches, "FILE", "safetensors with the batches it names", 0, 0,
+         NULL},
+        {"adapter", PC_CLI_STRING, &adapter, "DIR", "PEFT folder: its adapters on the model", 0, 0,
          NULL},
         {"out", PC_CLI_STRING, &out, "FILE", "safetensors to write: trained parameters at the end",
          0, 0, NULL},
@@ -271,7 +275,7 @@ pc_status replay_main(int argc, char **argv)
                        !trace     ? "trace"
                        : !batches ? "batches"
                                   : "out");
-    st = run(&r, (const char *const[]){args[0], trace, batches, out}, threads);
+    st = run(&r, (const char *const[]){args[0], trace, batches, out, adapter}, threads);
     tear_down(&r);
     return st;
 }
