@@ -203,7 +203,8 @@ static int from_ours(pc_module *out, const pc_model *m)
     int n = 0;
     for (int i = 0; i < m->params.count; i++) {
         const pc_param *p = &m->params.list[i];
-        if (!p->linear) continue;
+        // What reads pixels is a convolution in published models.
+        if (!p->linear || !strncmp(p->name, "vision.stem.", 12)) continue;
         const int whole = (int)(strlen(p->name) - strlen(".weight"));
         char path[PC_NAME_MAX];
         snprintf(path, sizeof path, "%.*s", whole, p->name);

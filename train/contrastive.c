@@ -80,10 +80,8 @@ static void backward_share(engine *e, replica *r, int used, void *arg)
         const int64_t m = r->index + i * used, slot = i - replayed;
         pc_clip_kept again, *kept = slot >= 0 ? &r->clip[slot] : &again;
         const size_t mark = slot >= 0 ? r->marks[slot] : 0;
-        if (slot < 0) {
-            engine_dropout(e, &r->ctx, b->step, m);
-            contrastive_forward(&r->ctx, &r->model->clip, kept, &b->micro[m]);
-        }
+        engine_dropout(e, &r->ctx, b->step, m); // backward makes adapters' masks again, too
+        if (slot < 0) contrastive_forward(&r->ctx, &r->model->clip, kept, &b->micro[m]);
         contrastive_backward(&r->ctx, &r->model->clip, kept, &b->micro[m], share_rows(w->dU, b, m),
                              share_rows(w->dV, b, m));
         pc_arena_release(&r->act, mark);

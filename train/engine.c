@@ -30,7 +30,8 @@ static pc_status open_replica(engine *e, replica *r, int index, pc_isa isa,
                       .pool = e->config.samples ? NULL : e->pool,
                       .act = &r->act,
                       .scratch = &r->scratch,
-                      .dropout = e->config.dropout};
+                      .dropout = e->config.dropout,
+                      .adapter_dropout = e->config.adapter_dropout};
     return PC_OK;
 }
 
@@ -154,6 +155,6 @@ pc_ctx engine_infer(const replica *r)
 {
     pc_ctx ctx = r->ctx;
     ctx.grad_ops = NULL;
-    ctx.dropout = 0.0;
+    ctx.dropout = ctx.adapter_dropout = 0.0;
     return ctx;
 }

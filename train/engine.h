@@ -26,6 +26,7 @@ typedef struct engine_config {
     int replicas;   // 1 with `operations`
     bool samples;   // how threads are used
     double dropout; // while training
+    double adapter_dropout;
     uint64_t seed;
     int64_t kept; // micro-batches a replica keeps activations of (contrastive); at least 1
 } engine_config;

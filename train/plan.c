@@ -116,7 +116,8 @@ static void open_dry(dry_run *d, const plan_request *q, bool train)
                       .pool = q->samples ? NULL : q->pool,
                       .act = &d->act,
                       .scratch = &d->scratch,
-                      .dropout = train ? q->dropout : 0.0};
+                      .dropout = train ? q->dropout : 0.0,
+                      .adapter_dropout = train ? q->adapter_dropout : 0.0};
 }
 
 static measured result(const dry_run *d)

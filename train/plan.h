@@ -26,7 +26,7 @@ typedef struct plan_request {
     int replicas;     // as the engine would have
     bool samples;     // how threads are used
     bool keep_all;    // contrastive: every micro-batch keeps its activations
-    double dropout;
+    double dropout, adapter_dropout;
     bool muon;
     size_t data;  // bytes of the data room: images in memory, batches ahead, texts
     size_t limit; // bytes the run may take

@@ -32,6 +32,9 @@ static const recipe_key model_keys[] = {RECIPE_MODEL_KEYS(KEY_ROW)};
 #define SECTION recipe_model_train
 static const recipe_key train_keys[] = {RECIPE_MODEL_TRAIN_KEYS(KEY_ROW)};
 #undef SECTION
+#define SECTION recipe_lora
+static const recipe_key lora_keys[] = {RECIPE_LORA_KEYS(KEY_ROW)};
+#undef SECTION
 #define SECTION recipe_data
 static const recipe_key data_keys[] = {RECIPE_DATA_KEYS(KEY_ROW)};
 #undef SECTION

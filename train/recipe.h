@@ -20,7 +20,7 @@
 typedef enum recipe_stage { STAGE_PRETRAIN, STAGE_ALIGN, STAGE_TUNE } recipe_stage;
 typedef enum recipe_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } recipe_device;
 typedef enum recipe_precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 } recipe_precision;
-typedef enum recipe_change { CHANGE_AUTO, CHANGE_FROZEN, CHANGE_FULL } recipe_change;
+typedef enum recipe_change { CHANGE_AUTO, CHANGE_FROZEN, CHANGE_FULL, CHANGE_LORA } recipe_change;
 typedef enum recipe_bad { BAD_ERROR, BAD_SKIP } recipe_bad;
 typedef enum recipe_fit { FIT_AUTO, FIT_PAD, FIT_CROP, FIT_SQUASH } recipe_fit;
 typedef enum recipe_filter { FILTER_AUTO, FILTER_BILINEAR, FILTER_BICUBIC } recipe_filter;

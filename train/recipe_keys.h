@@ -36,10 +36,17 @@
     X(TEXT, vision_from, "\"\"", 0, 0, "", "two-tower checkpoint whose vision tower goes into the new model of `shape`")
 
 #define RECIPE_MODEL_TRAIN_KEYS(X)                                                                                     \
-    X(CHOICE, vision,    "auto", 0, 0, "auto|frozen|full", "the vision tower; auto: trained in pretrain, frozen in align and tune") \
-    X(CHOICE, text,      "auto", 0, 0, "auto|frozen|full", "the text tower of a two-tower model; auto: trained")       \
-    X(CHOICE, projector, "auto", 0, 0, "auto|frozen|full", "auto: trained")                                            \
-    X(CHOICE, decoder,   "auto", 0, 0, "auto|frozen|full", "auto: frozen in align, trained in tune")
+    X(CHOICE, vision,    "auto", 0, 0, "auto|frozen|full|lora", "the vision tower; auto: trained in pretrain, frozen in align and tune. lora: adapters alone") \
+    X(CHOICE, text,      "auto", 0, 0, "auto|frozen|full|lora", "the text tower of a two-tower model; auto: trained")  \
+    X(CHOICE, projector, "auto", 0, 0, "auto|frozen|full|lora", "auto: trained")                                       \
+    X(CHOICE, decoder,   "auto", 0, 0, "auto|frozen|full|lora", "auto: frozen in align, trained in tune")
+
+#define RECIPE_LORA_KEYS(X)                                                                                            \
+    X(INT,   r,       "8", 1, 65536, "", "rank of the adapters: W x + alpha/r B A x")                                  \
+    X(REAL,  alpha,   "8.0", 1e-6, 1e6, "", "their strength is alpha / r")                                             \
+    X(REAL,  dropout, "0.0", 0, 0.9, "", "probability that an input of an adapter is dropped while training")          \
+    X(BOOL,  rslora,  "false", 0, 0, "", "strength alpha / sqrt(r) instead")                                           \
+    X(TEXTS, targets, "[]", 0, 0, "", "which linears, by their names or the ends of them in the family's library: q_proj, mlp.fc1; all-linear; or a regular expression for the whole path. []: queries and values, and all of a projector")
 
 #define RECIPE_DATA_KEYS(X)                                                                                            \
     X(TEXT,    root,           "\"\"", 0, 0, "", "folder that relative paths of `train` and `val` start from; the current one when empty") \
@@ -125,6 +132,7 @@
     S("",                          recipe_top,         top,        RECIPE_TOP_KEYS,         "The run")                 \
     S("model",                     recipe_model,       model,      RECIPE_MODEL_KEYS,       "What learns")             \
     S("model.train",               recipe_model_train, train,      RECIPE_MODEL_TRAIN_KEYS, "Which modules change")    \
+    S("model.lora",                recipe_lora,        lora,       RECIPE_LORA_KEYS,        "Low-rank adapters")       \
     S("data",                      recipe_data,        data,       RECIPE_DATA_KEYS,        "What it learns from")     \
     S("data.image",                recipe_image,       image,      RECIPE_IMAGE_KEYS,       "What it sees")            \
     S("data.augment",              recipe_augment,     augment,    RECIPE_AUGMENT_KEYS,     "Training images, varied") \

@@ -135,9 +135,10 @@ pc_status recipe_validate(recipe *r)
     settle_change(&r->train.projector, true);
     settle_change(&r->train.decoder, stage == STAGE_TUNE);
     const bool moves = stage == STAGE_PRETRAIN
-                           ? r->train.vision == CHANGE_FULL || r->train.text == CHANGE_FULL
-                           : r->train.vision == CHANGE_FULL || r->train.projector == CHANGE_FULL ||
-                                 r->train.decoder == CHANGE_FULL;
+                           ? r->train.vision != CHANGE_FROZEN || r->train.text != CHANGE_FROZEN
+                           : r->train.vision != CHANGE_FROZEN ||
+                                 r->train.projector != CHANGE_FROZEN ||
+                                 r->train.decoder != CHANGE_FROZEN;
     if (!moves) REFUSE("model.train: every module is frozen; nothing would be learned");
 
     pc_status st = name_run(r);
@@ -171,10 +172,30 @@ static bool listed(const char *name, const char *const *list, size_t n)
 }
 #define LISTED(name, list) listed(name, list, sizeof(list) / sizeof((list)[0]))
 
-static pc_status compare_key(const yaml_tree *a, const yaml_tree *b, const char *full)
+static bool equal(const json_t *a, const json_t *b)
+{
+    if (!a || !b) return a == b;
+    if (json_is_number(a) && json_is_number(b)) return json_number_value(a) == json_number_value(b);
+    return json_equal(a, b);
+}
+
+// A run from before there was such a key went by what is the default now.
+static bool is_default(const json_t *v, const recipe_key *key)
+{
+    yaml_tree tree = {0};
+    char text[256];
+    snprintf(text, sizeof text, "key: %s\n", key->def ? key->def : "");
+    const bool same = key->def && !yaml_tree_parse(&tree, "default", text, strlen(text)) &&
+                      equal(v, yaml_tree_get(&tree, "key"));
+    yaml_tree_close(&tree);
+    return same;
+}
+
+static pc_status compare_key(const yaml_tree *a, const yaml_tree *b, const char *full,
+                             const recipe_key *key)
 {
     const json_t *va = yaml_tree_get(a, full), *vb = yaml_tree_get(b, full);
-    if (va == vb || (va && vb && json_equal(va, vb))) return PC_OK;
+    if (equal(va, vb) || (!va && is_default(vb, key))) return PC_OK;
     char *ta = va ? json_dumps(va, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
     char *tb = vb ? json_dumps(vb, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
     pc_status st = PC_OK;
@@ -203,7 +224,7 @@ pc_status recipe_same_run(const char *before, const recipe *now)
         for (int k = 0; k < sections[s].count && !st; k++) {
             char full[256];
             recipe_join(full, sizeof full, sections[s].path, sections[s].keys[k].name);
-            if (!LISTED(full, free_keys)) st = compare_key(&a, &b, full);
+            if (!LISTED(full, free_keys)) st = compare_key(&a, &b, full, &sections[s].keys[k]);
         }
     }
     free(text);

@@ -178,6 +178,7 @@ static pc_status make_plan(run *u)
     q->train = largest(u, u->loader);
     if (u->val_loader) q->val = largest(u, u->val_loader);
     q->dropout = r->top.dropout;
+    q->adapter_dropout = r->lora.dropout;
     q->muon = r->optim.name == OPTIM_MUON;
     q->data = data_bytes(u);
     q->limit = r->compute.memory ? (size_t)r->compute.memory << 20 : plan_machine_memory();
@@ -229,6 +230,7 @@ static pc_status open_engine(run *u)
     const engine_config config = {.replicas = u->request.replicas,
                                   .samples = u->request.samples,
                                   .dropout = r->top.dropout,
+                                  .adapter_dropout = r->lora.dropout,
                                   .seed = (uint64_t)r->top.seed,
                                   .kept = u->plan.kept};
     u->augment = (augment){.crop = r->augment.crop,

@@ -8,7 +8,7 @@
  *   objective.h      contrastive.c (two towers), instruction.c (next token): a step's loss and gradients
  *   diagnose.h       where the first value stopped being finite
  *   plan.h           bytes and FLOPs before step 1; plan_fit.c: what to change when they do not fit
- *   run.h            run_model.c: model, tokenizer, image settings; run.c: data, plan, engine, optimiser
+ *   run.h            run_model.c: model, tokenizer, image settings; run_adapters.c: low-rank adapters; run.c: data, plan, engine, optimiser
  *   state.h          the run's folder, its checkpoints, and what resume needs
  *   augment.h        training images, varied
  *   validation.h     loss, answers and retrieval on held-out data
@@ -69,6 +69,12 @@ typedef struct run {
 // Model, tokenizer, template, image settings; new weights drawn from the seed, or those of `from`, or of
 // last.h5 when `last` is given. A tokenizer to be trained needs run->train.
 pc_status run_open_model(run *u, const char *last);
+// run_adapters.c: a checkpoint with its adapters merged; new adapters where the recipe asks for them.
+pc_status run_open_merged(pc_bundle *b, const char *path);
+pc_status run_add_adapters(run *u);
+// Whether the loss depends on a parameter: parts of a tower that the decoder never sees (blocks above the feature
+// layer, the head and its norm) get no gradient.
+bool run_reaches(const pc_model *m, const char *name);
 // Which modules change, at which rate, and which weights decay.
 pc_status run_set_modules(run *u);
 

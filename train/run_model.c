@@ -204,7 +204,7 @@ static pc_status new_model(run *u)
     const bool tower = *r->model.vision_from != 0;
     pc_status st = choose_template(u);
     if (!st) st = open_tokenizer(u);
-    if (!st && tower) st = pc_bundle_open(&source, r->model.vision_from);
+    if (!st && tower) st = run_open_merged(&source, r->model.vision_from);
     if (!st) st = shape_config(&config, u, tower ? &source : NULL);
     if (!st) st = pc_model_open(&u->bundle.model, &config, PC_F32, true);
     if (!st) {
@@ -288,6 +288,9 @@ static pc_status write_texts(run *u, bool going_on)
         t->image = json_text(pc_image_config_to_json(&u->image));
         t->tokenizer = pc_tokenizer_json(u->tokenizer);
         t->template_name = strdup(pc_template_name(u->template));
+        const pc_adapters *a = &u->model->adapters;
+        if (a->count && !(t->adapters = pc_adapters_text(a, u->recipe->lora.dropout)))
+            return pc_fail(PC_ERR_MEMORY, "checkpoint texts");
     }
     if (!t->model || !t->image || !t->tokenizer || !t->template_name)
         return pc_fail(PC_ERR_MEMORY, "checkpoint texts");
@@ -311,7 +314,7 @@ pc_status run_open_model(run *u, const char *last)
     if (last)
         st = go_on(u, last);
     else if (*r->model.from)
-        st = pc_context(pc_bundle_open(&u->bundle, r->model.from), "model.from");
+        st = pc_context(run_open_merged(&u->bundle, r->model.from), "model.from");
     else
         st = new_model(u);
     if (st) return st;
@@ -327,7 +330,9 @@ pc_status run_open_model(run *u, const char *last)
     if (!u->tokenizer)
         return pc_fail(PC_ERR_INPUT, "'%s' holds no tokenizer: give data.text.tokenizer",
                        r->model.from);
-    if ((st = check_kind(u)) || (st = check_tokens(u)) || (st = choose_image(u))) return st;
+    if ((st = check_kind(u)) || (st = check_tokens(u)) || (st = choose_image(u)) ||
+        (!last && (st = run_add_adapters(u))))
+        return st;
     return write_texts(u, last != NULL);
 }
 
@@ -338,30 +343,42 @@ static void set_module(run *u, const char *key, int change, double lr_scale)
     pc_params *p = &u->model->params;
     char prefix[32];
     snprintf(prefix, sizeof prefix, "%s.", key);
-    pc_params_train(p, prefix, change == CHANGE_FULL);
-    for (int i = 0; i < p->count; i++)
-        if (!strncmp(p->list[i].name, prefix, strlen(prefix))) p->list[i].lr_scale = lr_scale;
+    pc_params_train(p, prefix, false);
+    for (int i = 0; i < p->count; i++) {
+        pc_param *q = &p->list[i];
+        if (strncmp(q->name, prefix, strlen(prefix)) != 0) continue;
+        q->trainable = change == (q->adapter ? CHANGE_LORA : CHANGE_FULL);
+        q->lr_scale = lr_scale;
+    }
 }
 
-// Parts of a tower that the decoder never sees (blocks above the feature layer, the head and its norm) get no
-// gradient; left trainable, decay alone would eat them.
-static void freeze_unused(run *u)
+bool run_reaches(const pc_model *m, const char *name)
 {
-    pc_params *p = &u->model->params;
-    for (int i = 0; i < p->count; i++)
-        if (!pc_vlm_reads(&u->model->config.vlm, p->list[i].name)) p->list[i].trainable = false;
+    return m->config.kind != PC_MODEL_VLM || pc_vlm_reads(&m->config.vlm, name);
+}
+
+// Whether some module is trained whole.
+static bool any_full(const run *u)
+{
+    const recipe_model_train *t = &u->recipe->train;
+    if (t->vision == CHANGE_FULL) return true;
+    if (u->model->config.kind == PC_MODEL_CLIP) return t->text == CHANGE_FULL;
+    return t->projector == CHANGE_FULL || t->decoder == CHANGE_FULL;
 }
 
 pc_status run_set_modules(run *u)
 {
     const recipe *r = u->recipe;
     pc_params *p = &u->model->params;
-    pc_params_train(p, "", true); // what no module owns: scale and bias of the contrast
+    // What no module owns (scale and bias of the contrast, say) goes with modules that are trained whole: what a run
+    // of adapters hands on is adapters alone.
+    pc_params_train(p, "", any_full(u));
     set_module(u, "vision", r->train.vision, r->lr_scale.vision);
     set_module(u, "text", r->train.text, r->lr_scale.text);
     set_module(u, "projector", r->train.projector, r->lr_scale.projector);
     set_module(u, "decoder", r->train.decoder, r->lr_scale.decoder);
-    if (u->model->config.kind == PC_MODEL_VLM) freeze_unused(u);
+    for (int i = 0; i < p->count; i++) // left trainable, decay alone would eat them
+        if (!run_reaches(u->model, p->list[i].name)) p->list[i].trainable = false;
     for (int64_t i = 0; i < r->optim.no_decay.count; i++)
         if (optimizer_no_decay(p, r->optim.no_decay.list[i]) == 0)
             return pc_fail(PC_ERR_INPUT, "optim.no_decay: no parameter is named '%s'",
