@@ -2,6 +2,7 @@
  * test_llava.c - LLaVA against PyTorch: forward, every activation, every gradient, both training stages, greedy
  * generation; the older and the newer configuration, and every layout of tensor names.
  *
+ * Adapters: beside the model, trained, merged.
  * Seen (relative): outputs 8e-7, activations 7e-7, gradients 3e-6, losses 2e-7, parameters at the end 2e-7.
  */
 #include "tests/support/parity.h"
@@ -37,6 +38,7 @@ static void folder(const char *dir)
     parity_trace(dir, "train_stage2.json", "train_batches.safetensors",
                  "train_stage2_final.safetensors");
     parity_generation(dir);
+    parity_adapters(dir);
 }
 
 // The same weights under another layout's names.

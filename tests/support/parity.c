@@ -3,6 +3,7 @@
  */
 #include "tests/support/parity.h"
 
+#include "checkpoints/bundle.h"
 #include "checkpoints/safetensors.h"
 #include "model/core/file.h"
 #include "tests/support/scratch.h"
@@ -184,28 +185,37 @@ static bool compared(const pc_st_entry *ours, const pc_st_entry *theirs)
     return false;
 }
 
-void parity_logits(const char *dir, const char *model, const parity_tap *taps)
+// Outputs of `model`, with `flags`, against those of the file `want` of the folder; `logits`: their name there.
+static void forward(const char *dir, const char *model, const char *flags, const char *reference,
+                    const char *logits, const parity_tap *taps)
 {
     const char *out = scratch_path("logits.safetensors"), *said = scratch_path("logits.txt");
 
-    printf("%s: forward\n", model ? model : dir);
-    if (!run(said, "percept logits '%s' --inputs '%s' --out '%s' %s", model ? model : dir,
-             in(dir, "inputs.safetensors"), out, taps ? "--taps" : ""))
+    if (!run(said, "percept logits '%s' --inputs '%s' --out '%s' %s %s", model,
+             in(dir, "inputs.safetensors"), out, taps ? "--taps" : "", flags))
         return;
-    pc_safetensors *got = open_st(out), *want = open_st(in(dir, "outputs.safetensors"));
+    pc_safetensors *got = open_st(out), *want = open_st(in(dir, reference));
     pc_safetensors *inputs = open_st(in(dir, "inputs.safetensors"));
     if (got && want && inputs) {
         const pc_st_entry *mask = pc_safetensors_find(inputs, "attention_mask");
         for (int64_t i = 0; i < pc_safetensors_count(want); i++) {
             const pc_st_entry *b = pc_safetensors_at(want, i);
-            const pc_st_entry *a = pc_safetensors_find(got, b->name);
-            if (compared(a, b)) parity_report(b->name, masked_error(a, b, mask), PARITY_OUTPUT, "");
+            const char *name = logits && !strcmp(b->name, logits) ? "logits" : b->name;
+            const pc_st_entry *a = pc_safetensors_find(got, name);
+            if (strcmp(name, b->name) || compared(a, b))
+                parity_report(b->name, a ? masked_error(a, b, mask) : NAN, PARITY_OUTPUT, "");
         }
         compare_taps(got, want, mask, taps);
     }
     pc_safetensors_close(got);
     pc_safetensors_close(want);
     pc_safetensors_close(inputs);
+}
+
+void parity_logits(const char *dir, const char *model, const parity_tap *taps)
+{
+    printf("%s: forward\n", model ? model : dir);
+    forward(dir, model ? model : dir, "", "outputs.safetensors", NULL, taps);
 }
 
 // ---- backward ----------------------------------------------------------------------------------
@@ -300,15 +310,14 @@ static bool decoder_only(const pc_safetensors *s)
     return pc_safetensors_find(s, "model.embed_tokens.weight") != NULL;
 }
 
-void parity_gradients(const char *dir)
+static void backward(const char *dir, const char *flags, const char *reference)
 {
     const char *out = scratch_path("grads.safetensors"), *said = scratch_path("grads.txt");
 
-    printf("%s: backward\n", dir);
-    if (!run(said, "percept-train gradients '%s' --inputs '%s' --out '%s'", dir,
-             in(dir, "inputs.safetensors"), out))
+    if (!run(said, "percept-train gradients '%s' --inputs '%s' --out '%s' %s", dir,
+             in(dir, "inputs.safetensors"), out, flags))
         return;
-    pc_safetensors *got = open_st(out), *want = open_st(in(dir, "grads.safetensors"));
+    pc_safetensors *got = open_st(out), *want = open_st(in(dir, reference));
     if (got && want) {
         differ d = {.limit = PARITY_GRAD, .decoder_only = decoder_only(want)};
         differ_all(&d, got, want);
@@ -317,6 +326,12 @@ void parity_gradients(const char *dir)
     }
     pc_safetensors_close(got);
     pc_safetensors_close(want);
+}
+
+void parity_gradients(const char *dir)
+{
+    printf("%s: backward\n", dir);
+    backward(dir, "", "grads.safetensors");
 }
 
 // ---- training ----------------------------------------------------------------------------------
@@ -355,13 +370,14 @@ static void compare_steps(const char *said, const json_t *trace)
     parity_report("gradient norm of every step", norm, PARITY_TRACE, "");
 }
 
-void parity_trace(const char *dir, const char *trace, const char *batches, const char *final)
+static void steps(const char *dir, const char *flags, const char *trace, const char *batches,
+                  const char *final)
 {
     const char *out = scratch_path("final.safetensors"), *said = scratch_path("steps.jsonl");
 
     printf("%s: %s\n", dir, trace);
-    if (!run(said, "percept-train replay '%s' --json --trace '%s' --batches '%s' --out '%s'", dir,
-             in(dir, trace), in(dir, batches), out))
+    if (!run(said, "percept-train replay '%s' --json --trace '%s' --batches '%s' --out '%s' %s",
+             dir, in(dir, trace), in(dir, batches), out, flags))
         return;
     json_t *json = json_load_file(in(dir, trace), 0, NULL);
     compare_steps(said, json_object_get(json, "trace"));
@@ -374,6 +390,53 @@ void parity_trace(const char *dir, const char *trace, const char *batches, const
     }
     pc_safetensors_close(got);
     pc_safetensors_close(want);
+}
+
+void parity_trace(const char *dir, const char *trace, const char *batches, const char *final)
+{
+    steps(dir, "", trace, batches, final);
+}
+
+// ---- adapters ----------------------------------------------------------------------------------
+
+// The folder's model with its trained adapters as a native checkpoint: merged, or side by side.
+static const char *native_with(const char *dir, bool merged)
+{
+    pc_bundle b = {0};
+    const char *path = scratch_path(merged ? "merged.h5" : "beside.h5");
+    pc_status st = pc_bundle_open(&b, dir);
+    if (!st) st = pc_bundle_adapt(&b, in(dir, "lora/adapter_final"));
+    if (!st && merged) st = pc_adapters_merge(&b.model.adapters, &b.model.params);
+    if (!st) {
+        json_t *json = pc_model_config_to_json(&b.model.config);
+        pc_native_text text = {.model = json_dumps(json, 0)};
+        if (!merged) text.adapters = pc_adapters_text(&b.model.adapters, 0.0);
+        st = pc_native_write(path, &b.model.params, false, &text);
+        pc_native_text_close(&text);
+        json_decref(json);
+    }
+    pc_bundle_close(&b);
+    if (!st) return path;
+    parity_broken("trained adapters");
+    return NULL;
+}
+
+void parity_adapters(const char *dir)
+{
+    char flags[4500];
+    if (!pc_is_dir(in(dir, "lora"))) return;
+    snprintf(flags, sizeof flags, "--adapter '%s'", in(dir, "lora/adapter_probe"));
+    printf("%s: adapters\n", dir);
+    forward(dir, dir, flags, "lora/probe_outputs.safetensors", NULL, NULL);
+    backward(dir, flags, "lora/probe_grads.safetensors");
+    snprintf(flags, sizeof flags, "--adapter '%s'", in(dir, "lora/adapter_initial"));
+    steps(dir, flags, "lora/train_lora.json", "train_batches.safetensors",
+          "lora/adapter_final/adapter_model.safetensors");
+    for (int merged = 0; merged < 2; merged++) {
+        const char *model = native_with(dir, merged);
+        printf("%s: trained adapters %s\n", dir, merged ? "merged" : "beside the weights");
+        if (model) forward(dir, model, "", "lora/final_outputs.safetensors", "logits_merged", NULL);
+    }
 }
 
 // ---- folders -----------------------------------------------------------------------------------

@@ -31,6 +31,9 @@ void parity_logits(const char *dir, const char *model, const parity_tap *taps);
 void parity_gradients(const char *dir);
 // `percept-train replay`: losses and gradient norms of every step, and the parameters at the end.
 void parity_trace(const char *dir, const char *trace, const char *batches, const char *final);
+// DIR/lora: adapters beside the model, backward through them, a trace that trains them, and the trained ones merged
+// into a native checkpoint, or kept in one. Nothing to do where the folder has none.
+void parity_adapters(const char *dir);
 // Greedy generation with the cache: identical ids.
 void parity_generation(const char *dir);
 
