@@ -50,6 +50,23 @@ static double tower_F(const pc_model_config *c)
 {
     return 4.0 * (double)c->vlm.vision.C;
 }
+static double tower_frames(const pc_model_config *c)
+{
+    return c->vlm.visual == PC_VISUAL_GRID ? 2.0 : 0.0;
+}
+static double tower_theta(const pc_model_config *c)
+{
+    return c->vlm.visual == PC_VISUAL_GRID ? 1e4 : 0.0;
+}
+static double projector_queries(const pc_model_config *c)
+{
+    return c->vlm.visual == PC_VISUAL_RESAMPLER ? 256.0 : 0.0;
+}
+static double projector_heads(const pc_model_config *c)
+{
+    const double by_width = (double)(c->vlm.decoder.C / 128);
+    return c->vlm.visual != PC_VISUAL_RESAMPLER ? 0.0 : by_width > 1.0 ? by_width : 1.0;
+}
 static double text_F(const pc_model_config *c)
 {
     return 4.0 * (double)c->clip.text.C;
@@ -154,12 +171,18 @@ static const row rows[] = {
     I_(PC_MODEL_VLM, "", "image_id", vlm.image_id, -1, -1000, MAX_SIZE, "id of an image place; a recipe takes it from the tokenizer")
     I_(PC_MODEL_VLM, "", "video_id", vlm.video_id, 0, 0, MAX_SIZE, "id of a film's place; 0: none")
     TOWER(PC_MODEL_VLM, vlm.vision, tower_F)
+    I_(PC_MODEL_VLM, "vision", "table", vlm.vision.table, 0, 0, 16384, "side of the position table, in patches, where it is not the image's; it is resized")
+    D_(PC_MODEL_VLM, "vision", "frames", vlm.vision.frames, tower_frames, "grid eyes: 2", 0, 64, "grid eyes: frames of a patch")
+    SECTION_ROW(PC_MODEL_VLM, "vision", "rope_theta", REAL, vlm.vision.theta, 0, 0, 1e12, NULL, tower_theta, "grid eyes: 10000",
+                "grid eyes: base of the rotary frequencies")
     I_(PC_MODEL_VLM, "projector", "depth", vlm.projector.depth, 2, 1, PC_PROJECTOR_MAX, "linears: 1 is LLaVA's linear, 2 mlp2x_gelu")
     D_(PC_MODEL_VLM, "projector", "in", vlm.projector.in, projector_in, "vision.C", 1, MAX_SIZE, "width of the tower's rows")
     D_(PC_MODEL_VLM, "projector", "out", vlm.projector.out, projector_out, "decoder.C", 1, MAX_SIZE, "width of the decoder's rows")
     B_(PC_MODEL_VLM, "projector", "bias", vlm.projector.bias, 1, "biases on the linears")
     C_(PC_MODEL_VLM, "projector", "act", vlm.projector.act, 0, acts, "activation between the linears")
     I_(PC_MODEL_VLM, "projector", "positions", vlm.projector.positions, 0, 0, MAX_SIZE, "rows of a learned table added to an image's rows; 0: none")
+    D_(PC_MODEL_VLM, "projector", "queries", vlm.projector.queries, projector_queries, "resampler: 256", 0, 65536, "rows that a resampler makes of an image, a square number")
+    D_(PC_MODEL_VLM, "projector", "heads", vlm.projector.heads, projector_heads, "resampler: decoder.C / 128", 0, 4096, "attention heads of a resampler")
     R_(PC_MODEL_VLM, "projector", "std", vlm.projector.std, 0, 0, 10, "initial standard deviation; 0: each matrix by its size")
     I_(PC_MODEL_VLM, "decoder", "V", vlm.decoder.V, -1, 1, MAX_SIZE, "vocabulary; a recipe takes it from the tokenizer")
     I_(PC_MODEL_VLM, "decoder", "T", vlm.decoder.T, 2048, 1, 1e7, "longest sequence, image rows included")
@@ -425,6 +448,16 @@ json_t *pc_model_config_to_json(const pc_model_config *c)
     return NULL;
 }
 
+/* The tower's rows stand in both kinds of model and are shown once. */
+static bool repeated(const row *r)
+{
+    for (const row *other = rows; r->model == PC_MODEL_VLM && other < r; other++)
+        if (other->model == PC_MODEL_CLIP && !strcmp(other->section, r->section) &&
+            !strcmp(other->key, r->key))
+            return true;
+    return false;
+}
+
 void pc_model_config_help(void (*line)(void *arg, const char *section, const char *key,
                                        const char *type, const char *def, const char *range,
                                        const char *help),
@@ -436,9 +469,7 @@ void pc_model_config_help(void (*line)(void *arg, const char *section, const cha
     for (int i = 0; i < ROWS; i++) {
         const row *r = &rows[i];
         char def[64], range[256];
-        // The tower's rows stand in both kinds of model and are shown once.
-        const bool repeated = r->model == PC_MODEL_VLM && !strcmp(r->section, "vision");
-        if (repeated) continue;
+        if (repeated(r)) continue;
         if (r->derived)
             snprintf(def, sizeof def, "%s", r->derived_text);
         else if (r->kind == BOOL)

@@ -14,7 +14,7 @@ static void list_params(pc_model *m)
 static void bind(pc_model *m, pc_arena *a, pc_dtype t)
 {
     pc_params_bind_weights(&m->params, a, t);
-    if (m->config.kind == PC_MODEL_VLM) pc_decoder_tables(&m->vlm.decoder, a, t);
+    if (m->config.kind == PC_MODEL_VLM) pc_vlm_tables(&m->vlm, a, t);
 }
 
 pc_status pc_model_open(pc_model *m, const pc_model_config *c, pc_dtype t, bool memory)
@@ -60,5 +60,6 @@ pc_status pc_model_replicate(pc_model *out, pc_model *master)
     if (st) return st;
     pc_params_share_weights(&out->params, &master->params);
     out->vlm.decoder.rope = master->vlm.decoder.rope;
+    out->vlm.grid.rope = master->vlm.grid.rope;
     return PC_OK;
 }

@@ -35,7 +35,7 @@ typedef struct pc_model {
     pc_vlm vlm;
     pc_params params;
     pc_adapters adapters; // none until pc_model_adapt
-    pc_arena weights;     // owns the memory of parameters and rotary tables, when opened with memory
+    pc_arena weights; // owns the memory of parameters and rotary tables, when opened with memory
 } pc_model;
 
 // Unknown keys name their nearest neighbour; absent ones take defaults; the result is validated.

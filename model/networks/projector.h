@@ -16,8 +16,9 @@ typedef struct pc_projector_config {
     int64_t depth, in, out; // depth: number of linears
     bool bias;
     pc_act act;
-    int64_t positions; // 0: none
-    double std;        // initial standard deviation; 0: each matrix by its size
+    int64_t positions;      // 0: none
+    int64_t queries, heads; // of a resampler (resampler.h), which stands in the projector's place
+    double std;             // initial standard deviation; 0: each matrix by its size
 } pc_projector_config;
 
 typedef struct pc_projector {

@@ -40,11 +40,12 @@ static pc_status measure_grid(pc_image_geometry *g, const pc_vlm_config *c)
 {
     const int64_t most = INT32_MAX;
     if (g->t < 1 || g->h < 1 || g->w < 1 || c->merge < 1 || g->h % c->merge || g->w % c->merge ||
-        g->h > most / g->w || g->t > most / (g->h * g->w))
+        g->h > PC_QWEN2_SIDE_MAX || g->w > PC_QWEN2_SIDE_MAX || g->t > most / (g->h * g->w))
         return pc_fail(PC_ERR_INPUT,
                        "an image of %lld x %lld x %lld patches; expected at least one frame, rows "
-                       "and columns that are multiples of %lld",
-                       (long long)g->t, (long long)g->h, (long long)g->w, (long long)c->merge);
+                       "and columns that are multiples of %lld and at most %d",
+                       (long long)g->t, (long long)g->h, (long long)g->w, (long long)c->merge,
+                       PC_QWEN2_SIDE_MAX);
     g->rows = g->t * (g->h / c->merge) * (g->w / c->merge);
     return PC_OK;
 }
@@ -65,7 +66,8 @@ pc_status pc_vlm_measure(pc_image_geometry *g, const pc_vlm_config *c)
 
 int64_t pc_vlm_rows_per_image(const pc_vlm_config *c)
 {
-    if (!has_tower(c)) return 0;
+    if (!has_tower(c) || c->visual == PC_VISUAL_GRID) return 0;
+    if (c->visual == PC_VISUAL_RESAMPLER) return c->projector.queries;
     switch (c->visual) {
     case PC_VISUAL_SQUARE:
     case PC_VISUAL_TILES:
@@ -181,14 +183,35 @@ static pc_status validate_square(const pc_vlm_config *c)
     return PC_OK;
 }
 
+static pc_resampler_config resampler_config(const pc_vlm_config *c)
+{
+    return (pc_resampler_config){.Q = c->projector.queries,
+                                 .C = c->projector.out,
+                                 .H = c->projector.heads,
+                                 .I = c->projector.in,
+                                 .eps = c->vision.eps};
+}
+
+static pc_status validate_resampler(const pc_vlm_config *c)
+{
+    const pc_resampler_config r = resampler_config(c);
+    const pc_status st = validate_square(c);
+    if (st) return st;
+    if (c->decoder.rope_2d || c->projector.positions)
+        return pc_fail(PC_ERR_INPUT, "%s; a query's row has no place in the image",
+                       c->decoder.rope_2d ? "decoder.rope_2d: true"
+                                          : "projector.positions: above 0");
+    return pc_resampler_validate(&r, pc_vlm_crop_rows(c));
+}
+
 pc_status pc_vlm_eyes_validate(const pc_vlm_config *c)
 {
     pc_status st = PC_OK;
     switch (c->visual) {
     case PC_VISUAL_SQUARE: st = validate_square(c); break;
+    case PC_VISUAL_GRID: st = pc_qwen2_vision_validate(&c->vision, c->merge); break;
+    case PC_VISUAL_RESAMPLER: st = validate_resampler(c); break;
     case PC_VISUAL_TILES:
-    case PC_VISUAL_GRID:
-    case PC_VISUAL_RESAMPLER:
     case PC_VISUAL_HYBRID:
         return pc_fail(PC_ERR_INPUT, "visual: kind %d cannot be run", (int)c->visual);
     }
@@ -204,6 +227,16 @@ void pc_vlm_eyes_params(pc_params *p, pc_vlm *l)
 {
     const pc_vlm_config *c = &l->config;
     if (!has_tower(c)) return;
+    if (c->visual == PC_VISUAL_GRID) {
+        pc_qwen2_vision_params(p, &l->grid, &c->vision, c->merge, c->decoder.C);
+        return;
+    }
+    if (c->visual == PC_VISUAL_RESAMPLER) {
+        const pc_resampler_config r = resampler_config(c);
+        pc_vision_params(p, &l->vision, &c->vision);
+        pc_resampler_params(p, &l->resampler, &r);
+        return;
+    }
     switch (c->visual) {
     case PC_VISUAL_SQUARE:
     case PC_VISUAL_TILES:
@@ -235,11 +268,17 @@ int64_t pc_vlm_stop(const pc_vlm_config *c)
 
 static bool tower_trains(const pc_vlm *l)
 {
+    if (l->config.visual == PC_VISUAL_GRID) return pc_qwen2_vision_trains(&l->grid);
     return has_tower(&l->config) && pc_vision_trains(&l->vision, pc_vlm_stop(&l->config));
 }
 
 bool pc_vlm_eyes_train(const pc_vlm *l)
 {
+    if (!has_tower(&l->config)) return false;
+    if (l->config.visual == PC_VISUAL_GRID)
+        return tower_trains(l) || pc_qwen2_merge_trains(&l->grid);
+    if (l->config.visual == PC_VISUAL_RESAMPLER)
+        return tower_trains(l) || pc_resampler_trains(&l->resampler);
     return tower_trains(l) || pc_projector_trains(&l->projector);
 }
 
@@ -280,6 +319,8 @@ static pc_tensor crops_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, 
     ctx->dropout = dropout;
     if (!trains) pc_arena_release(ctx->act, mark);
     pc_tap_add(ctx, kept->selected, "vision.selected");
+    if (c->visual == PC_VISUAL_RESAMPLER)
+        return pc_resampler_forward(ctx, &kept->resampler, &l->resampler, kept->selected, rows);
     return pc_projector_forward(ctx, &kept->projector, &l->projector, kept->selected);
 }
 
@@ -288,7 +329,10 @@ static void crops_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept, pc_t
     const bool tower = tower_trains(l);
     pc_tensor dselected = PC_NONE;
     if (tower) dselected = pc_alloc_like(ctx->scratch, kept->selected);
-    pc_projector_backward(ctx, dselected, &l->projector, &kept->projector, dy);
+    if (l->config.visual == PC_VISUAL_RESAMPLER)
+        pc_resampler_backward(ctx, dselected, &l->resampler, &kept->resampler, dy);
+    else
+        pc_projector_backward(ctx, dselected, &l->projector, &kept->projector, dy);
     if (!tower) return;
     pc_tensor dhidden = dselected;
     if (pc_present(kept->select_index)) {
@@ -298,9 +342,48 @@ static void crops_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept, pc_t
     pc_vision_backward(ctx, &l->vision, &kept->vision, dhidden);
 }
 
+/* Patches of any grids through tower and merger: (merged patches, C). */
+static pc_tensor grid_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l,
+                              const pc_pictures *pictures)
+{
+    const pc_grad_ops *const grad_ops = ctx->grad_ops;
+    const double dropout = ctx->dropout;
+    const bool trains = tower_trains(l);
+    const pc_tensor x = pictures->patches;
+    if (!trains) { // see crops_forward
+        kept->selected = pc_alloc2(ctx->act, ctx->real, x.dim[0], l->config.vision.C);
+        ctx->grad_ops = NULL;
+        ctx->dropout = 0.0;
+    }
+    const size_t mark = pc_arena_mark(ctx->act);
+    kept->hidden =
+        pc_qwen2_vision_forward(ctx, &kept->grid, &l->grid, x, pictures->geometry, pictures->count);
+    if (trains)
+        kept->selected = kept->hidden;
+    else
+        ctx->ops->copy_forward(ctx, kept->selected, kept->hidden);
+    ctx->grad_ops = grad_ops;
+    ctx->dropout = dropout;
+    if (!trains) pc_arena_release(ctx->act, mark);
+    pc_tap_add(ctx, kept->selected, "vision.selected");
+    return pc_qwen2_merge_forward(ctx, &kept->grid, &l->grid, kept->selected);
+}
+
+static void grid_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept, pc_tensor dy)
+{
+    const bool tower = tower_trains(l);
+    const pc_tensor d = tower ? pc_alloc_like(ctx->scratch, kept->selected) : PC_NONE;
+    pc_qwen2_merge_backward(ctx, d, &l->grid, &kept->grid, dy);
+    if (tower) pc_qwen2_vision_backward(ctx, &l->grid, &kept->grid, d);
+}
+
 pc_tensor pc_vlm_features_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l,
                                   const pc_pictures *pictures)
 {
+    if (l->config.visual == PC_VISUAL_GRID) {
+        kept->features = grid_forward(ctx, kept, l, pictures);
+        return kept->features;
+    }
     switch (l->config.visual) {
     case PC_VISUAL_SQUARE:
     case PC_VISUAL_TILES:
@@ -316,6 +399,10 @@ void pc_vlm_features_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept,
                               const pc_pictures *pictures, pc_tensor dfeatures)
 {
     (void)pictures;
+    if (l->config.visual == PC_VISUAL_GRID) {
+        grid_backward(ctx, l, kept, dfeatures);
+        return;
+    }
     switch (l->config.visual) {
     case PC_VISUAL_SQUARE:
     case PC_VISUAL_TILES:

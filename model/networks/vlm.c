@@ -10,8 +10,16 @@ void pc_vlm_params(pc_params *p, pc_vlm *l, const pc_vlm_config *c)
     pc_decoder_params(p, &l->decoder, &c->decoder);
 }
 
+void pc_vlm_tables(pc_vlm *l, pc_arena *a, pc_dtype t)
+{
+    pc_decoder_tables(&l->decoder, a, t);
+    if (l->config.visual == PC_VISUAL_GRID && l->config.vision.L > 0)
+        pc_qwen2_vision_tables(&l->grid, a, t);
+}
+
 void pc_vlm_close(pc_vlm *l)
 {
+    pc_qwen2_vision_close(&l->grid);
     pc_vision_close(&l->vision);
     pc_decoder_close(&l->decoder);
 }

@@ -14,6 +14,8 @@
 #include "model/networks/decoder.h"
 #include "model/networks/geometry.h"
 #include "model/networks/projector.h"
+#include "model/networks/qwen2_vision.h"
+#include "model/networks/resampler.h"
 #include "model/networks/vision.h"
 
 typedef enum pc_visual_kind {
@@ -50,6 +52,8 @@ typedef struct pc_vlm {
     pc_vlm_config config;
     pc_vision vision;
     pc_projector projector;
+    pc_qwen2_vision grid;   // PC_VISUAL_GRID: instead of tower and projector
+    pc_resampler resampler; // PC_VISUAL_RESAMPLER: instead of the projector
     pc_decoder decoder;
 } pc_vlm;
 
@@ -74,6 +78,8 @@ typedef struct pc_vlm_batch {
 typedef struct pc_vlm_kept {
     pc_vision_kept vision;
     pc_projector_kept projector;
+    pc_qwen2_vision_kept grid;
+    pc_resampler_kept resampler;
     pc_decoder_kept decoder;
     pc_tensor hidden, selected, select_index, features; // tower output, rows passed on, projected
     pc_tensor x, normed;
@@ -83,6 +89,7 @@ void pc_vlm_params(pc_params *p, pc_vlm *l, const pc_vlm_config *c);
 void pc_vlm_eyes_params(pc_params *p,
                         pc_vlm *l); // the part of tower and projector: "vision.", "projector."
 pc_status pc_vlm_eyes_validate(const pc_vlm_config *c);
+void pc_vlm_tables(pc_vlm *l, pc_arena *a, pc_dtype t); // rotary tables of decoder and eyes
 void pc_vlm_close(pc_vlm *l);
 pc_status pc_vlm_validate(const pc_vlm_config *c);
 int64_t pc_vlm_stop(const pc_vlm_config *c); // blocks of the tower that run
