@@ -24,7 +24,7 @@ static pc_status onevision_config(pc_model_config *out, const json_t *json)
         .tower = "siglip_vision_model",
         .decoder = "qwen2",
         .vision = "{\"hidden_size\":1152,\"intermediate_size\":4304,\"num_hidden_layers\":26,"
-                  "\"num_attention_heads\":14,\"image_size\":384,\"patch_size\":14,"
+                  "\"num_attention_heads\":16,\"image_size\":384,\"patch_size\":14,"
                   "\"vision_use_head\":false}",
         .image_id = 151646,
         .feature_layer = -1,
