@@ -1,13 +1,15 @@
 /*
- * bundle.c - MODEL, whatever it is: a native checkpoint or a Hugging Face directory.
+ * bundle.c - MODEL, whatever it is: a native checkpoint, a Hugging Face directory or GGUF files.
  *
  *   native       text/model, text/image, text/tokenizer, text/template and the parameters of one file
+ *   .gguf        a text model as llama.cpp has it, with the mmproj beside it
  *   directory    config.json -> family and shape; model.safetensors or its shards; tokenizer.json and
  *                preprocessor_config.json or processor_config.json where they are there; the family's usual
  *                chat template
  */
 #include "checkpoints/bundle.h"
 
+#include "checkpoints/gguf_model.h"
 #include "checkpoints/hf.h"
 #include "model/core/file.h"
 #include "model/core/log.h"
@@ -174,7 +176,57 @@ static pc_status open_dir(pc_bundle *b, const char *dir, bool weights)
     return st;
 }
 
-/* ---- either ---- */
+/* ---- GGUF ---- */
+
+// The family whose files would hold the same model: adapters and gradients go by its names.
+static const pc_family *gguf_family(const pc_model_config *c)
+{
+    const pc_decoder_config *d = &c->vlm.decoder;
+    const char *text = d->qkv_bias ? "qwen2" : d->window ? "mistral" : "llama";
+    return pc_family_find(c->vlm.vision.L ? "llava" : text);
+}
+
+// A layout of ours that writes what the file's chat template does; the families' usual one where it says nothing.
+static const char *gguf_template(const pc_gguf_model *m)
+{
+    const char *t = m->chat_template;
+    if (t && strstr(t, "<|im_start|>")) return "chatml";
+    if (t && strstr(t, "USER:") && strstr(t, "ASSISTANT:")) return "vicuna_v1";
+    if (t) return NULL;
+    return m->config.vlm.decoder.qkv_bias ? "chatml" : m->eyes ? "vicuna_v1" : NULL;
+}
+
+static pc_status gguf_text(pc_bundle *b, const pc_gguf_model *m)
+{
+    const char *name = gguf_template(m);
+    b->template = name ? pc_template_find(name) : NULL;
+    const pc_status st = pc_gguf_tokenizer(&b->tokenizer, m->text);
+    if (st == PC_ERR_MEMORY || st == PC_ERR_IO) return st;
+    if (st) pc_warn("opened without its tokenizer: %s", pc_error_text());
+    return PC_OK;
+}
+
+static pc_status open_gguf(pc_bundle *b, const char *path, const char *mmproj, bool weights)
+{
+    pc_gguf_model m;
+    pc_status st = pc_gguf_model_open(&m, path, mmproj);
+    if (st) return st; // names the file
+    b->model.config = m.config;
+    b->has_image = m.eyes != NULL;
+    b->image = m.image;
+    b->family = gguf_family(&m.config);
+    if (!m.text)
+        st = pc_fail(PC_ERR_INPUT, "'%s' is a vision tower alone (an mmproj); give the text model",
+                     path);
+    if (!st) st = gguf_text(b, &m);
+    if (!st && weights) st = pc_model_open(&b->model, &m.config, PC_F32, true);
+    if (!st && weights) st = pc_context(pc_gguf_model_load(&b->model.params, &m), "'%s'", path);
+    if (!st && weights && b->family) st = b->family->aliases(&b->aliases, &m.config, 0);
+    pc_gguf_model_close(&m);
+    return st;
+}
+
+/* ---- whichever ---- */
 
 static bool ends_in(const char *s, const char *end)
 {
@@ -182,14 +234,21 @@ static bool ends_in(const char *s, const char *end)
     return n >= k && !strcmp(s + n - k, end);
 }
 
-static pc_status open_any(pc_bundle *out, const char *path, bool weights)
+// `mmproj`: see pc_gguf_model_open.
+static pc_status open_any(pc_bundle *out, const char *path, const char *mmproj, bool weights)
 {
     *out = (pc_bundle){0};
     if (snprintf(out->path, sizeof out->path, "%s", path) >= (int)sizeof out->path)
         return pc_fail(PC_ERR_INPUT, "path is too long: '%.200s...'", path);
     pc_status st = PC_OK;
-    if (pc_is_dir(path))
+    const bool gguf = ends_in(path, ".gguf");
+    if (mmproj && *mmproj && !gguf)
+        st = pc_fail(PC_ERR_INPUT, "'%s' is no GGUF file: an mmproj ('%s') belongs to one", path,
+                     mmproj);
+    else if (pc_is_dir(path))
         st = open_dir(out, path, weights);
+    else if (gguf)
+        st = open_gguf(out, path, mmproj, weights);
     else if (ends_in(path, ".safetensors"))
         st = pc_fail(PC_ERR_INPUT,
                      "'%s' holds tensors alone; give its folder, with config.json beside it", path);
@@ -201,12 +260,17 @@ static pc_status open_any(pc_bundle *out, const char *path, bool weights)
 
 pc_status pc_bundle_open(pc_bundle *out, const char *path)
 {
-    return open_any(out, path, true);
+    return open_any(out, path, NULL, true);
+}
+
+pc_status pc_bundle_open_pair(pc_bundle *out, const char *path, const char *mmproj)
+{
+    return open_any(out, path, mmproj, true);
 }
 
 pc_status pc_bundle_open_light(pc_bundle *out, const char *path)
 {
-    return open_any(out, path, false);
+    return open_any(out, path, NULL, false);
 }
 
 pc_status pc_bundle_adapt(pc_bundle *b, const char *dir)

@@ -1,6 +1,6 @@
 /*
  * bundle.h - anything a command calls MODEL, opened: weights with the tokenizer, template and image settings that
- * belong to them. A native checkpoint (.h5) or a Hugging Face directory as published.
+ * belong to them. A native checkpoint (.h5), a Hugging Face directory as published, or a .gguf with its mmproj.
  */
 #ifndef PC_CHECKPOINTS_BUNDLE_H
 #define PC_CHECKPOINTS_BUNDLE_H
@@ -18,7 +18,7 @@ typedef struct pc_bundle {
     const pc_template *template; // NULL likewise
     pc_image_config image;
     bool has_image;
-    const pc_family *family; // NULL for native checkpoints
+    const pc_family *family; // NULL for native checkpoints; of a GGUF the one that it came from
     pc_aliases aliases;      // their names, when there is a family
     pc_native_text text;     // native checkpoints
     double adapter_dropout;  // of the adapters in a native checkpoint
@@ -26,6 +26,8 @@ typedef struct pc_bundle {
 } pc_bundle;
 
 pc_status pc_bundle_open(pc_bundle *out, const char *path);
+// The same with the mmproj of a .gguf named; NULL: the one beside it (pc_gguf_model_open), "": none.
+pc_status pc_bundle_open_pair(pc_bundle *out, const char *path, const char *mmproj);
 void pc_bundle_close(pc_bundle *b);
 
 // A PEFT folder's adapters onto the model, beside its weights. `dir` NULL: nothing is done.

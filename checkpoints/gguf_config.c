@@ -1,0 +1,361 @@
+/*
+ * gguf_config.c - metadata of GGUF files into our description of a model; see gguf_model.h.
+ *
+ * Keys of a text file stand below its architecture's name: "llama.block_count". What the files cannot say but our
+ * own exports need (which token is an image's place, which GELU) stands below "percept."; others ignore it.
+ */
+#include "checkpoints/gguf_names.h"
+#include "checkpoints/gguf_model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST ((int64_t)1 << 24)
+
+static const char *const architectures[] = {"llama", "qwen2"};
+enum { ARCHITECTURES = sizeof architectures / sizeof *architectures };
+
+static pc_status architecture(char *out, size_t size, const pc_gguf *g)
+{
+    char *text = NULL;
+    pc_status st = pc_gguf_text(&text, g, "general.architecture");
+    if (!st && !text) st = pc_fail(PC_ERR_FORMAT, "key 'general.architecture' is missing");
+    if (!st) snprintf(out, size, "%s", text);
+    free(text);
+    return st;
+}
+
+static pc_status known_architecture(const char *name)
+{
+    for (int i = 0; i < ARCHITECTURES; i++)
+        if (!strcmp(name, architectures[i])) return PC_OK;
+    const char *near = pc_nearest(name, architectures, ARCHITECTURES);
+    return pc_fail(PC_ERR_FORMAT,
+                   "architecture '%.60s' is not known here%s%s%s (known: llama, qwen2)", name,
+                   near ? "; nearest: '" : "", near ? near : "", near ? "'" : "");
+}
+
+// "ARCH.key" in one of 4 buffers used in turn.
+static const char *in(const char *arch, const char *key)
+{
+    static _Thread_local char buf[4][128];
+    static _Thread_local int next;
+    char *b = buf[next++ % 4];
+    snprintf(b, sizeof buf[0], "%s.%s", arch, key);
+    return b;
+}
+
+// As HF has them, (rows, columns).
+static bool dims(const pc_gguf *g, const char *name, int rank, int64_t *d)
+{
+    pc_gguf_tensor t;
+    if (!pc_gguf_find(&t, g, name) || t.rank != rank) return false;
+    for (int i = 0; i < rank; i++) d[i] = t.dim[i];
+    return true;
+}
+
+/* ---- rotary positions ---- */
+
+static pc_status rope_scaling(pc_rope_config *r, const pc_gguf *g, const char *arch)
+{
+    char *type = NULL;
+    pc_status st = pc_gguf_text(&type, g, in(arch, "rope.scaling.type"));
+    if (!st && type && !strcmp(type, "linear")) {
+        r->scaling = PC_ROPE_LINEAR;
+        st = pc_gguf_real(&r->factor, g, in(arch, "rope.scaling.factor"), 1.0);
+        if (!st && !(r->factor > 0.0))
+            st = pc_fail(PC_ERR_FORMAT, "key '%s' is %g; expected more than 0",
+                         in(arch, "rope.scaling.factor"), r->factor);
+    } else if (!st && type && strcmp(type, "none")) {
+        st = pc_fail(PC_ERR_FORMAT, "key '%s' is \"%.40s\"; expected none or linear",
+                     in(arch, "rope.scaling.type"), type);
+    }
+    free(type);
+    return st;
+}
+
+static pc_status rope_divisors(pc_rope_config *r, const pc_gguf *g, int64_t D)
+{
+    pc_gguf_tensor t;
+    if (!pc_gguf_find(&t, g, "rope_freqs.weight")) return PC_OK;
+    if (t.numel != D / 2)
+        return pc_fail(PC_ERR_FORMAT, "tensor 'rope_freqs.weight' has %lld numbers; expected %lld",
+                       (long long)t.numel, (long long)(D / 2));
+    float *x = malloc((size_t)(D / 2 + 1) * sizeof *x);
+    if (!x) return pc_fail(PC_ERR_MEMORY, "rotary divisors");
+    pc_status st = pc_gguf_floats(x, &t, 0, t.numel);
+    if (!st && !pc_gguf_rope_from_divisors(r, x, D))
+        st = pc_fail(PC_ERR_FORMAT,
+                     "tensor 'rope_freqs.weight' holds no divisors of llama3 scaling");
+    free(x);
+    return st;
+}
+
+static pc_status rope(pc_rope_config *r, const pc_gguf *g, const char *arch, int64_t D)
+{
+    int64_t turned;
+    pc_status st;
+    if ((st = pc_gguf_real(&r->theta, g, in(arch, "rope.freq_base"), 10000.0)) ||
+        (st = pc_gguf_int(&turned, g, in(arch, "rope.dimension_count"), D, 1, MOST)) ||
+        (st = rope_scaling(r, g, arch)))
+        return st;
+    if (turned != D)
+        return pc_fail(PC_ERR_FORMAT, "key '%s' is %lld; heads are %lld wide and turn whole",
+                       in(arch, "rope.dimension_count"), (long long)turned, (long long)D);
+    return rope_divisors(r, g, D);
+}
+
+/* ---- the decoder ---- */
+
+static pc_status decoder_sizes(pc_decoder_config *d, const pc_gguf *g, const char *arch)
+{
+    int64_t value_length, window, experts;
+    pc_status st;
+    if ((st = pc_gguf_int(&d->T, g, in(arch, "context_length"), PC_GGUF_NEEDED, 1, MOST)) ||
+        (st = pc_gguf_int(&d->C, g, in(arch, "embedding_length"), PC_GGUF_NEEDED, 1, MOST)) ||
+        (st = pc_gguf_int(&d->L, g, in(arch, "block_count"), PC_GGUF_NEEDED, 1, 4096)) ||
+        (st = pc_gguf_int(&d->F, g, in(arch, "feed_forward_length"), PC_GGUF_NEEDED, 1, MOST)) ||
+        (st = pc_gguf_int(&d->H, g, in(arch, "attention.head_count"), PC_GGUF_NEEDED, 1, 4096)) ||
+        (st = pc_gguf_int(&d->G, g, in(arch, "attention.head_count_kv"), d->H, 1, d->H)) ||
+        (st = pc_gguf_int(&d->D, g, in(arch, "attention.key_length"), d->C / d->H, 1, MOST)) ||
+        (st = pc_gguf_int(&value_length, g, in(arch, "attention.value_length"), d->D, 1, MOST)) ||
+        (st = pc_gguf_int(&window, g, in(arch, "attention.sliding_window"), 0, 0, MOST)) ||
+        (st = pc_gguf_int(&experts, g, in(arch, "expert_count"), 0, 0, MOST)) ||
+        (st = pc_gguf_real(&d->eps, g, in(arch, "attention.layer_norm_rms_epsilon"), (double)NAN)))
+        return st;
+    if (value_length != d->D)
+        return pc_fail(PC_ERR_FORMAT, "key '%s' is %lld, keys are %lld wide; expected the same",
+                       in(arch, "attention.value_length"), (long long)value_length,
+                       (long long)d->D);
+    if (experts)
+        return pc_fail(PC_ERR_FORMAT, "key '%s' is %lld; mixtures of experts are not known here",
+                       in(arch, "expert_count"), (long long)experts);
+    d->window = window < d->T ? window : 0;
+    return PC_OK;
+}
+
+// The id that stands for an image: said by our own exports; otherwise the token of that name; otherwise the id behind
+// the last, which no text can have.
+static pc_status image_id(int64_t *out, const pc_gguf *g, int64_t V)
+{
+    static const char *const names[] = {"<image>", "<|image_pad|>", "<image_placeholder>"};
+    pc_gguf_span *tokens = NULL;
+    int64_t n = 0;
+    if (pc_gguf_has(g, "percept.image_token_id"))
+        return pc_gguf_int(out, g, "percept.image_token_id", 0, 0, V);
+    const pc_status st = pc_gguf_strings(&tokens, &n, g, "tokenizer.ggml.tokens");
+    *out = V;
+    for (int64_t i = 0; i < n && i < V && *out == V; i++)
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++)
+            if (tokens[i].size == strlen(names[k]) &&
+                !memcmp(tokens[i].text, names[k], tokens[i].size))
+                *out = i;
+    free(tokens);
+    return st;
+}
+
+pc_status pc_gguf_decoder_config(pc_model_config *out, bool *llama, const pc_gguf *g)
+{
+    char arch[64];
+    int64_t V = 0, d2[2];
+    pc_vlm_config *c = &out->vlm;
+    pc_decoder_config *d = &c->decoder;
+    pc_status st;
+    if ((st = architecture(arch, sizeof arch, g)) || (st = known_architecture(arch)) ||
+        (st = decoder_sizes(d, g, arch)) || (st = rope(&d->rope, g, arch, d->D)))
+        return st;
+    *llama = !strcmp(arch, "llama");
+    out->kind = PC_MODEL_VLM;
+    c->feature_layer = -1;
+    if (!dims(g, "token_embd.weight", 2, d2))
+        return pc_fail(PC_ERR_FORMAT, "tensor 'token_embd.weight' is missing, or no matrix");
+    d->V = d2[0];
+    if ((st = pc_gguf_int(&V, g, in(arch, "vocab_size"), d->V, 1, MOST))) return st;
+    if (V != d->V)
+        return pc_fail(PC_ERR_FORMAT, "key '%s' is %lld, 'token_embd.weight' has %lld rows",
+                       in(arch, "vocab_size"), (long long)V, (long long)d->V);
+    pc_gguf_tensor t;
+    d->tied = !pc_gguf_find(&t, g, "output.weight");
+    d->qkv_bias = pc_gguf_find(&t, g, "blk.0.attn_q.bias");
+    d->std = 0.02;
+    if ((st = image_id(&c->image_id, g, d->V))) return st;
+    return pc_decoder_validate(d);
+}
+
+/* ---- tower and projector ---- */
+
+static pc_status tower_sizes(pc_vision_config *v, const pc_gguf *g)
+{
+    pc_status st;
+    if ((st = pc_gguf_int(&v->image_size, g, "clip.vision.image_size", PC_GGUF_NEEDED, 1,
+                          1 << 14)) ||
+        (st = pc_gguf_int(&v->patch, g, "clip.vision.patch_size", PC_GGUF_NEEDED, 1, 1 << 10)) ||
+        (st = pc_gguf_int(&v->C, g, "clip.vision.embedding_length", PC_GGUF_NEEDED, 1, 1 << 20)) ||
+        (st = pc_gguf_int(&v->F, g, "clip.vision.feed_forward_length", PC_GGUF_NEEDED, 1,
+                          1 << 22)) ||
+        (st = pc_gguf_int(&v->L, g, "clip.vision.block_count", PC_GGUF_NEEDED, 1, 1 << 12)) ||
+        (st = pc_gguf_int(&v->H, g, "clip.vision.attention.head_count", PC_GGUF_NEEDED, 1,
+                          1 << 12)) ||
+        (st = pc_gguf_real(&v->eps, g, "clip.vision.attention.layer_norm_epsilon", (double)NAN)))
+        return st;
+    return PC_OK;
+}
+
+// The files say GELU or not. A tower with a class token is a CLIP, whose GELU is erf's; SigLIP's is the tanh form.
+static pc_status tower_act(pc_vision_config *v, const pc_gguf *g)
+{
+    static const struct {
+        const char *name;
+        pc_act act;
+    } own[] = {{"gelu", PC_ACT_GELU}, {"gelu_pytorch_tanh", PC_ACT_GELU_TANH}};
+    bool gelu, silu;
+    char *name = NULL;
+    pc_status st;
+    if ((st = pc_gguf_bool(&gelu, g, "clip.use_gelu", false)) ||
+        (st = pc_gguf_bool(&silu, g, "clip.use_silu", false)) ||
+        (st = pc_gguf_text(&name, g, "percept.vision.hidden_act")))
+        return st;
+    v->act = silu             ? PC_ACT_SILU
+             : !gelu          ? PC_ACT_QUICK
+             : v->class_token ? PC_ACT_GELU
+                              : PC_ACT_GELU_TANH;
+    for (size_t i = 0; name && i < sizeof own / sizeof *own; i++)
+        if (gelu && !strcmp(name, own[i].name)) v->act = own[i].act;
+    free(name);
+    return PC_OK;
+}
+
+static bool has(const pc_gguf *g, const char *name)
+{
+    pc_gguf_tensor t;
+    return pc_gguf_find(&t, g, name);
+}
+
+static pc_status tower(pc_vision_config *v, bool *swapped, const pc_gguf *g)
+{
+    int64_t down[2] = {0, 0};
+    pc_status st = tower_sizes(v, g);
+    if (st) return st;
+    v->stem = PC_STEM_PATCH;
+    v->class_token = has(g, "v.class_embd");
+    v->patch_bias = has(g, "v.patch_embd.bias");
+    v->pre_norm = has(g, "v.pre_ln.weight");
+    v->post_norm = has(g, "v.post_ln.weight");
+    v->head = PC_HEAD_NONE;
+    // fc1 (F,C) under the name ffn_down: the first converters' way.
+    *swapped = dims(g, "v.blk.0.ffn_down.weight", 2, down) && down[1] == v->C && v->F != v->C;
+    return tower_act(v, g);
+}
+
+// Without the key all blocks but the last run (llama.cpp's way for LLaVA).
+static pc_status feature_layer(int64_t *out, const pc_gguf *g, int64_t L)
+{
+    int32_t *list = NULL;
+    int64_t n = 0;
+    const char *key = "clip.vision.feature_layer";
+    pc_status st = pc_gguf_ints(&list, &n, g, key);
+    *out = -2;
+    if (!st && n > 1)
+        st = pc_fail(PC_ERR_FORMAT, "key '%s': a list of %lld; features of one layer are supported",
+                     key, (long long)n);
+    if (!st && n == 1 && (list[0] < 0 || list[0] > L))
+        st = pc_fail(PC_ERR_FORMAT, "key '%s' is %d; the tower has %lld blocks", key, list[0],
+                     (long long)L);
+    if (!st && n == 1) *out = list[0] - (L + 1);
+    free(list);
+    return st;
+}
+
+// *found false: a tower alone.
+static pc_status projector_type(bool *found, const pc_gguf *g)
+{
+    char *type = NULL;
+    pc_status st = pc_gguf_text(&type, g, "clip.projector_type");
+    if (!st && !type) st = pc_gguf_text(&type, g, "clip.vision.projector_type");
+    *found = type || has(g, "mm.0.weight");
+    if (!st && type && strcmp(type, "mlp"))
+        st = pc_fail(PC_ERR_FORMAT, "projector type '%.40s' is not known here; expected mlp", type);
+    free(type);
+    return st;
+}
+
+static pc_status projector(pc_projector_config *p, const pc_gguf *g, const pc_vision_config *v)
+{
+    int64_t first[2], second[2];
+    bool found;
+    pc_status st = projector_type(&found, g);
+    if (st || !found) return st;
+    if (!dims(g, "mm.0.weight", 2, first))
+        return pc_fail(PC_ERR_FORMAT, "tensor 'mm.0.weight' is missing, or no matrix");
+    char *act = NULL;
+    if ((st = pc_gguf_text(&act, g, "percept.projector.act"))) return st;
+    *p = (pc_projector_config){
+        .depth = dims(g, "mm.2.weight", 2, second) ? 2 : 1,
+        .in = v->C,
+        .out = first[0],
+        .bias = has(g, "mm.0.bias"),
+        .act = act && !strcmp(act, "gelu_pytorch_tanh") ? PC_ACT_GELU_TANH : PC_ACT_GELU,
+        .std = 0.02,
+    };
+    free(act);
+    return PC_OK;
+}
+
+static pc_status three(double out[3], const pc_gguf *g, const char *key)
+{
+    float *x = NULL;
+    int64_t n = 0;
+    pc_status st = pc_gguf_reals(&x, &n, g, key);
+    if (!st && n != 3)
+        st = pc_fail(PC_ERR_FORMAT, "key '%s' has %lld numbers; expected 3", key, (long long)n);
+    for (int i = 0; i < 3 && !st; i++) out[i] = (double)x[i];
+    free(x);
+    return st;
+}
+
+// llama.cpp fits an image into the square and pads it.
+static pc_status image(pc_image_config *out, const pc_gguf *g, int64_t size)
+{
+    static const struct {
+        const char *name;
+        pc_fit fit;
+    } fits[] = {{"pad", PC_FIT_PAD}, {"crop", PC_FIT_CROP}, {"squash", PC_FIT_SQUASH}};
+    char *fit = NULL;
+    pc_status st;
+    *out = pc_image_config_default(size);
+    if ((st = three(out->mean, g, "clip.vision.image_mean")) ||
+        (st = three(out->std, g, "clip.vision.image_std")) ||
+        (st = pc_gguf_text(&fit, g, "percept.image.fit")))
+        return st;
+    for (size_t i = 0; fit && i < sizeof fits / sizeof *fits; i++)
+        if (!strcmp(fit, fits[i].name)) out->fit = fits[i].fit;
+    free(fit);
+    for (int i = 0; i < 3; i++)
+        if (!(out->std[i] > 0.0))
+            return pc_fail(PC_ERR_FORMAT,
+                           "key 'clip.vision.image_std' holds %g; expected more than 0",
+                           out->std[i]);
+    return PC_OK;
+}
+
+pc_status pc_gguf_eyes_config(pc_model_config *out, pc_image_config *pictures, bool *swapped,
+                              const pc_gguf *g)
+{
+    char arch[64];
+    bool vision = false;
+    pc_vlm_config *c = &out->vlm;
+    pc_status st;
+    if ((st = architecture(arch, sizeof arch, g))) return st;
+    if (strcmp(arch, "clip"))
+        return pc_fail(PC_ERR_FORMAT, "architecture '%.60s'; an mmproj file's is clip", arch);
+    if ((st = pc_gguf_bool(&vision, g, "clip.has_vision_encoder", false))) return st;
+    if (!vision) return pc_fail(PC_ERR_FORMAT, "key 'clip.has_vision_encoder' is not true");
+    out->kind = PC_MODEL_VLM;
+    if ((st = tower(&c->vision, swapped, g)) || (st = projector(&c->projector, g, &c->vision)) ||
+        (st = feature_layer(&c->feature_layer, g, c->vision.L)) ||
+        (st = image(pictures, g, c->vision.image_size)))
+        return st;
+    return pc_vision_validate(&c->vision);
+}
