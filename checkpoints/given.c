@@ -1,7 +1,7 @@
 /*
- * given.c - input_ids, attention_mask, labels and pixel_values into a batch of ours.
+ * given.c - input_ids, attention_mask and labels into a batch of ours; what there is to see: given_visual.c.
  */
-#include "checkpoints/given.h"
+#include "checkpoints/given_parts.h"
 
 #include "model/layers/mask.h"
 
@@ -9,55 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// One tensor of the file, with the slice taken.
-typedef struct part {
-    pc_st_entry e;
-    bool there;
-    char name[128];
-} part;
-
-static void entry_shape(char *buf, size_t size, const pc_st_entry *e)
-{
-    size_t used = (size_t)snprintf(buf, size, "(");
-    for (int i = 0; i < e->rank && used < size; i++)
-        used +=
-            (size_t)snprintf(buf + used, size - used, "%s%lld", i ? "," : "", (long long)e->dim[i]);
-    if (used < size) snprintf(buf + used, size - used, ")");
-}
-
-static pc_status take(part *out, const pc_safetensors *file, const char *prefix, const char *name,
-                      int rank, int64_t slice)
-{
-    memset(out, 0, sizeof *out);
-    snprintf(out->name, sizeof out->name, "%s%s", prefix, name);
-    const pc_st_entry *e = pc_safetensors_find(file, out->name);
-    if (!e) return PC_OK;
-
-    out->e = *e;
-    out->there = true;
-    const int want = rank + (slice >= 0);
-    bool empty = false;
-    for (int i = 0; i < e->rank; i++) empty = empty || e->dim[i] < 1;
-    if (e->rank != want || empty) {
-        char shape[128];
-        entry_shape(shape, sizeof shape, e);
-        return pc_fail(PC_ERR_INPUT,
-                       "tensor '%s': shape %s; expected %d dimensions, none of them 0", out->name,
-                       shape, want);
-    }
-    if (slice < 0) return PC_OK;
-    if (slice >= e->dim[0])
-        return pc_fail(PC_ERR_INPUT, "tensor '%s': batch %lld asked for, it holds %lld", out->name,
-                       (long long)slice, (long long)e->dim[0]);
-    out->e.bytes = e->bytes / (size_t)e->dim[0];
-    out->e.data = (const char *)e->data + (size_t)slice * out->e.bytes;
-    out->e.rank = rank;
-    for (int i = 0; i < rank; i++) out->e.dim[i] = e->dim[i + 1];
-    return PC_OK;
-}
-
 // (B,T) integers, within [min, max]; where absent, `fill`.
-static pc_status integers(int32_t *out, const part *p, int64_t B, int64_t T, int32_t fill,
+static pc_status integers(int32_t *out, const given_part *p, int64_t B, int64_t T, int32_t fill,
                           int64_t min, int64_t max)
 {
     pc_status st;
@@ -66,7 +19,7 @@ static pc_status integers(int32_t *out, const part *p, int64_t B, int64_t T, int
     if (!p->there) return PC_OK;
     if (p->e.dim[0] != B || p->e.dim[1] != T) {
         char shape[128];
-        entry_shape(shape, sizeof shape, &p->e);
+        given_shape(shape, sizeof shape, &p->e);
         return pc_fail(PC_ERR_INPUT, "tensor '%s': shape %s; input_ids has (%lld,%lld)", p->name,
                        shape, (long long)B, (long long)T);
     }
@@ -232,56 +185,24 @@ out:
     return st;
 }
 
-// What becomes of each image, from its measure; square kinds have none to give.
-static pc_status measure_images(pc_given *g, const pc_vlm_config *c)
-{
-    g->geometry = pc_arena_bytes(&g->memory, (size_t)(g->images + 1) * sizeof *g->geometry);
-    for (int64_t i = 0; i < g->images; i++) {
-        g->geometry[i] = (pc_image_geometry){0};
-        const pc_status st = pc_vlm_measure(&g->geometry[i], c);
-        if (st) return pc_context(st, "image %lld", (long long)i);
-    }
-    return PC_OK;
-}
-
-static pc_status pixel_batch(pc_given *g, const part *p, const pc_vision_config *v)
-{
-    const int64_t S = v->image_size, *d = p->e.dim;
-    pc_status st;
-
-    if (!v->L) return pc_fail(PC_ERR_INPUT, "tensor '%s': this model has no eyes", p->name);
-    if (d[1] != 3 || d[2] != S || d[3] != S) {
-        char shape[128];
-        entry_shape(shape, sizeof shape, &p->e);
-        return pc_fail(PC_ERR_INPUT, "tensor '%s': shape %s; expected (images,3,%lld,%lld)",
-                       p->name, shape, (long long)S, (long long)S);
-    }
-    g->images = d[0];
-    float *data = pc_arena_bytes(&g->memory, (size_t)(d[0] * 3 * S * S) * sizeof *data);
-    g->pixels = pc_view4(data, PC_F32, d[0], 3, S, S);
-    if ((st = pc_st_floats(data, &p->e, d[0] * 3 * S * S)))
-        return pc_context(st, "tensor '%s'", p->name);
-    return PC_OK;
-}
-
 pc_status pc_given_open(pc_given *g, const pc_safetensors *file, const pc_model_config *config,
                         const char *prefix, int64_t slice)
 {
     const bool clip = config->kind == PC_MODEL_CLIP;
-    const pc_vision_config *v = clip ? &config->clip.vision : &config->vlm.vision;
     const int64_t V = clip ? config->clip.text.V : config->vlm.decoder.V;
-    part ids, mask, labels, pixels;
+    given_part ids, mask, labels;
+    given_visual eyes;
     int32_t *id = NULL, *ones = NULL, *label = NULL;
     int64_t *first = NULL, *last = NULL;
     pc_status st;
 
     memset(g, 0, sizeof *g);
-    if ((st = take(&ids, file, prefix, "input_ids", 2, slice)) ||
-        (st = take(&mask, file, prefix, "attention_mask", 2, slice)) ||
-        (st = take(&labels, file, prefix, "labels", 2, slice)) ||
-        (st = take(&pixels, file, prefix, "pixel_values", 4, slice)))
+    if ((st = given_take(&ids, file, prefix, "input_ids", 2, slice)) ||
+        (st = given_take(&mask, file, prefix, "attention_mask", 2, slice)) ||
+        (st = given_take(&labels, file, prefix, "labels", 2, slice)) ||
+        (st = given_visual_find(&eyes, file, config, prefix, slice)))
         return st;
-    if (!ids.there && !(clip && pixels.there))
+    if (!ids.there && !(clip && eyes.pixels.there))
         return pc_fail(PC_ERR_INPUT, "no tensor '%sinput_ids'%s", prefix,
                        clip ? " and no 'pixel_values' either" : "");
     if (ids.there) {
@@ -294,10 +215,9 @@ pc_status pc_given_open(pc_given *g, const pc_safetensors *file, const pc_model_
     if (N > INT32_MAX / 2)
         return pc_fail(PC_ERR_INPUT, "tensor '%s': %lld places are too many", ids.name,
                        (long long)N);
-    const size_t size = pixels.e.bytes * 4 + (size_t)N * 64 + (size_t)B * 64 + 65536;
+    const size_t size = given_visual_bytes(&eyes) + (size_t)N * 64 + (size_t)B * 64 + 65536;
     if ((st = pc_arena_open(&g->memory, "given batch", size))) return st;
-    if (pixels.there && (st = pixel_batch(g, &pixels, v))) goto out;
-    if (!clip && (st = measure_images(g, &config->vlm))) goto out;
+    if ((st = given_visual_read(g, &eyes, config))) goto out;
     if (!ids.there) goto out;
 
     id = malloc((size_t)N * sizeof *id);

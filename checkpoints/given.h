@@ -2,6 +2,7 @@
  * given.h - batches given as tensors, as transformers lays them out, turned into ours.
  *
  *   input_ids (B,T)  attention_mask (B,T)?  labels (B,T)?  pixel_values (images,3,S,S)?
+ * and for other kinds of eyes what given_parts.h lists.
  *
  * Padded places are kept as rows, so that what comes out is rectangular: B*T rows, row b*T + t; keys are limited by
  * attention_mask (which SigLIP, whose texts are always full, does not read). Positions count from 0 in every row. Labels are those of the token itself (-100: none); they

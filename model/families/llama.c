@@ -35,12 +35,15 @@ static const class_defaults classes[] = {
     {"qwen2", 4096, 22016, 32, 32, 32, 151936, 32768, 4096, true, true},
 };
 
-static pc_status find_class(const class_defaults **out, const json_t *text)
+static pc_status find_class(const class_defaults **out, const json_t *text, const char *def)
 {
     const json_t *type = json_object_get(text, "model_type");
-    const char *name = json_is_string(type) ? json_string_value(type) : "llama";
+    const char *name = json_is_string(type) ? json_string_value(type) : def;
 
+    // The original LLaVA code has the text's keys at the top level.
     if (!strcmp(name, "llava_llama") || !strcmp(name, "llava")) name = "llama";
+    if (!strcmp(name, "llava_mistral")) name = "mistral";
+    if (!strcmp(name, "llava_qwen")) name = "qwen2";
     for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++)
         if (!strcmp(classes[i].model_type, name)) {
             *out = &classes[i];
@@ -88,13 +91,18 @@ static pc_status rope_config(pc_rope_config *r, const json_t *text, int64_t T)
 
 pc_status pc_family_decoder(pc_decoder_config *d, const json_t *text)
 {
+    return pc_family_decoder_of(d, text, "llama");
+}
+
+pc_status pc_family_decoder_of(pc_decoder_config *d, const json_t *text, const char *def)
+{
     const class_defaults *k = NULL;
     const int64_t most = (int64_t)1 << 24;
     bool attention_bias, mlp_bias, use_window;
     pc_act act;
     pc_status st;
 
-    if ((st = find_class(&k, text)) ||
+    if ((st = find_class(&k, text, def)) ||
         (st = pc_json_int(&d->C, text, "hidden_size", k->C, 1, most)) ||
         (st = pc_json_int(&d->F, text, "intermediate_size", k->F, 1, most)) ||
         (st = pc_json_int(&d->L, text, "num_hidden_layers", k->L, 1, 4096)) ||

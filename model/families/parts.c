@@ -1,9 +1,10 @@
 /*
- * parts.c - encoder layers as CLIP and SigLIP name them, and CLIP's vision tower (spec: clip.md 1, 4).
+ * parts.c - encoder layers as CLIP and SigLIP name them, and their vision towers (spec: clip.md 1, 4, 7).
  */
 #include "model/families/parts.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #define D1(a)                                                                                      \
     1, (const int64_t[])                                                                           \
@@ -14,6 +15,11 @@
     2, (const int64_t[])                                                                           \
     {                                                                                              \
         a, b                                                                                       \
+    }
+#define D3(a, b, c)                                                                                \
+    3, (const int64_t[])                                                                           \
+    {                                                                                              \
+        a, b, c                                                                                    \
     }
 #define D4(a, b, c, d)                                                                             \
     4, (const int64_t[])                                                                           \
@@ -99,5 +105,91 @@ void pc_family_clip_vision_aliases(pc_aliases *out, const pc_vision_config *v, c
     snprintf(them, sizeof them, "%sencoder.layers.", theirs);
     pc_family_encoder_aliases(out, v->L, C, v->F, "vision", them);
     snprintf(them, sizeof them, "%spost_layernorm", theirs);
-    if (v->post_norm) pc_family_pair(out, "vision.norm_post", 0, them, C, 0);
+    pc_family_pair(out, "vision.norm_post", 0, them, C, 0);
+}
+
+pc_status pc_family_siglip_vision(pc_vision_config *v, const json_t *json)
+{
+    int64_t channels;
+    bool use_head;
+    pc_status st;
+
+    if ((st = pc_json_int(&v->C, json, "hidden_size", 768, 1, 1 << 20)) ||
+        (st = pc_json_int(&v->F, json, "intermediate_size", 3072, 1, 1 << 22)) ||
+        (st = pc_json_int(&v->L, json, "num_hidden_layers", 12, 1, 1 << 12)) ||
+        (st = pc_json_int(&v->H, json, "num_attention_heads", 12, 1, 1 << 12)) ||
+        (st = pc_json_int(&v->image_size, json, "image_size", 224, 1, 1 << 14)) ||
+        (st = pc_json_int(&v->patch, json, "patch_size", 16, 1, 1 << 10)) ||
+        (st = pc_json_int(&channels, json, "num_channels", 3, 3, 3)) ||
+        (st = pc_json_bool(&use_head, json, "vision_use_head", true)) ||
+        (st = pc_json_real(&v->eps, json, "layer_norm_eps", 1e-6)) ||
+        (st = pc_json_act(&v->act, json, "hidden_act", "gelu_pytorch_tanh")))
+        return st;
+    v->stem = PC_STEM_PATCH;
+    v->patch_bias = v->post_norm = true;
+    v->head = use_head ? PC_HEAD_MAP : PC_HEAD_NONE;
+    v->head_F = use_head ? v->F : 0;
+    v->E = v->C;
+    return PC_OK;
+}
+
+static void map_head_aliases(pc_aliases *out, int64_t C, int64_t F, const char *theirs)
+{
+    char them[128];
+
+    pc_alias_add(out, "vision.probe", 0, D3(1, 1, C), "%shead.probe", theirs);
+    pc_alias_add_part(out, "vision.map_q.weight", 0, 0, C * C, D2(3 * C, C),
+                      "%shead.attention.in_proj_weight", theirs);
+    pc_alias_add_part(out, "vision.map_kv.weight", 0, C * C, 2 * C * C, D2(3 * C, C),
+                      "%shead.attention.in_proj_weight", theirs);
+    pc_alias_add_part(out, "vision.map_q.bias", 0, 0, C, D1(3 * C), "%shead.attention.in_proj_bias",
+                      theirs);
+    pc_alias_add_part(out, "vision.map_kv.bias", 0, C, 2 * C, D1(3 * C),
+                      "%shead.attention.in_proj_bias", theirs);
+    snprintf(them, sizeof them, "%shead.attention.out_proj", theirs);
+    pc_family_pair(out, "vision.map_out", 0, them, C, C);
+    snprintf(them, sizeof them, "%shead.layernorm", theirs);
+    pc_family_pair(out, "vision.map_norm", 0, them, C, 0);
+    snprintf(them, sizeof them, "%shead.mlp.fc1", theirs);
+    pc_family_pair(out, "vision.map_mlp.fc1", 0, them, F, C);
+    snprintf(them, sizeof them, "%shead.mlp.fc2", theirs);
+    pc_family_pair(out, "vision.map_mlp.fc2", 0, them, C, F);
+}
+
+void pc_family_siglip_vision_aliases(pc_aliases *out, const pc_vision_config *v, const char *theirs)
+{
+    char them[128];
+
+    pc_alias_add(out, "vision.stem.0.weight", 0, D4(v->C, 3, v->patch, v->patch),
+                 "%sembeddings.patch_embedding.weight", theirs);
+    pc_alias_add(out, "vision.stem.0.bias", 0, D1(v->C), "%sembeddings.patch_embedding.bias",
+                 theirs);
+    pc_alias_add(out, "vision.positions", 0, D2(pc_vision_tokens(v), v->C),
+                 "%sembeddings.position_embedding.weight", theirs);
+    snprintf(them, sizeof them, "%sencoder.layers.", theirs);
+    pc_family_encoder_aliases(out, v->L, v->C, v->F, "vision", them);
+    snprintf(them, sizeof them, "%spost_layernorm", theirs);
+    pc_family_pair(out, "vision.norm_post", 0, them, v->C, 0);
+    if (v->head == PC_HEAD_MAP) map_head_aliases(out, v->C, v->head_F, theirs);
+}
+
+pc_status pc_family_tower(pc_vision_config *v, const json_t *json, const char *def)
+{
+    const json_t *type = json_object_get(json, "model_type");
+    const char *name = json_is_string(type) ? json_string_value(type) : def;
+
+    if (!strcmp(name, "clip_vision_model")) return pc_family_clip_vision(v, json);
+    if (!strcmp(name, "siglip_vision_model")) return pc_family_siglip_vision(v, json);
+    return pc_fail(PC_ERR_FORMAT,
+                   "key 'model_type': \"%s\"; expected clip_vision_model or siglip_vision_model",
+                   name);
+}
+
+// CLIP's patches have no bias, SigLIP's have one.
+void pc_family_tower_aliases(pc_aliases *out, const pc_vision_config *v, const char *theirs)
+{
+    if (v->patch_bias)
+        pc_family_siglip_vision_aliases(out, v, theirs);
+    else
+        pc_family_clip_vision_aliases(out, v, theirs);
 }

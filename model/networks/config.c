@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum kind { INT, REAL, BOOL, CHOICE } kind;
+typedef enum kind { INT, REAL, BOOL, CHOICE, PAIRS } kind;
 
 // What an absent key becomes when that depends on others.
 typedef double derive(const pc_model_config *c);
@@ -67,6 +67,10 @@ static double projector_heads(const pc_model_config *c)
     const double by_width = (double)(c->vlm.decoder.C / 128);
     return c->vlm.visual != PC_VISUAL_RESAMPLER ? 0.0 : by_width > 1.0 ? by_width : 1.0;
 }
+static double tower_E(const pc_model_config *c)
+{
+    return (double)c->vlm.vision.C;
+}
 static double text_F(const pc_model_config *c)
 {
     return 4.0 * (double)c->clip.text.C;
@@ -114,6 +118,7 @@ enum { BOTH = -1 };
 #define D_(k, s, key, m, f, text, min, max, help)  SECTION_ROW(k, s, key, INT, m, 0, min, max, NULL, f, text, help)
 #define R_(k, s, key, m, def, min, max, help)      SECTION_ROW(k, s, key, REAL, m, def, min, max, NULL, NULL, NULL, help)
 #define B_(k, s, key, m, def, help)                SECTION_ROW(k, s, key, BOOL, m, def, 0, 1, NULL, NULL, NULL, help)
+#define P_(k, s, key, m, help)                     SECTION_ROW(k, s, key, PAIRS, m, 0, 1, PC_PINPOINT_SIDE, NULL, NULL, NULL, help)
 #define C_(k, s, key, m, def, list, help)          SECTION_ROW(k, s, key, CHOICE, m, def, 0, 0, list, NULL, NULL, help)
 
 // The tower stands in both kinds of model, at two places of pc_model_config.
@@ -164,6 +169,8 @@ static const row rows[] = {
     C_(PC_MODEL_CLIP, "text", "recompute", clip.text.recompute, 0, recomputes, "block: keep a block's input alone and run it again in backward")
 
     C_(PC_MODEL_VLM, "", "visual", vlm.visual, 0, visuals, "kind of eyes: square images; the whole and tiles of it; any grid of patches; queries that read; two sizes at once")
+    P_(PC_MODEL_VLM, "", "pinpoints", vlm.pinpoints, "tiles: the resolutions that an image may be cut in, [height, width] each")
+    I_(PC_MODEL_VLM, "", "max_tiles", vlm.max_tiles, 0, 0, 1024, "tiles: more features than those of so many are shrunk; 0: never")
     I_(PC_MODEL_VLM, "", "merge", vlm.merge, 1, 0, 64, "grid eyes: patches of a row of features, in each direction")
     I_(PC_MODEL_VLM, "", "feature_layer", vlm.feature_layer, -1, -1001, -1, "hidden state of the tower that is passed on: -1 the last block's output")
     B_(PC_MODEL_VLM, "", "keep_class", vlm.keep_class, 0, "pass the class token's row on too")
@@ -175,6 +182,9 @@ static const row rows[] = {
     D_(PC_MODEL_VLM, "vision", "frames", vlm.vision.frames, tower_frames, "grid eyes: 2", 0, 64, "grid eyes: frames of a patch")
     SECTION_ROW(PC_MODEL_VLM, "vision", "rope_theta", REAL, vlm.vision.theta, 0, 0, 1e12, NULL, tower_theta, "grid eyes: 10000",
                 "grid eyes: base of the rotary frequencies")
+    C_(PC_MODEL_VLM, "vision", "head", vlm.vision.head, PC_HEAD_NONE, heads, "a head that came with the tower; nothing reads it")
+    D_(PC_MODEL_VLM, "vision", "E", vlm.vision.E, tower_E, "C", 0, MAX_SIZE, "width of the joint embedding")
+    D_(PC_MODEL_VLM, "vision", "head_F", vlm.vision.head_F, tower_F, "4 C", 0, MAX_SIZE, "feed-forward width of a map head")
     I_(PC_MODEL_VLM, "projector", "depth", vlm.projector.depth, 2, 1, PC_PROJECTOR_MAX, "linears: 1 is LLaVA's linear, 2 mlp2x_gelu")
     D_(PC_MODEL_VLM, "projector", "in", vlm.projector.in, projector_in, "vision.C", 1, MAX_SIZE, "width of the tower's rows")
     D_(PC_MODEL_VLM, "projector", "out", vlm.projector.out, projector_out, "decoder.C", 1, MAX_SIZE, "width of the decoder's rows")
@@ -225,6 +235,7 @@ static void put(pc_model_config *c, const row *r, double value)
     case REAL: *(double *)place(c, r) = value; break;
     case BOOL: *(bool *)place(c, r) = value != 0.0; break;
     case CHOICE: *(int *)place(c, r) = (int)value; break;
+    case PAIRS: *(pc_pinpoints *)place(c, r) = (pc_pinpoints){0}; break; // the default: none
     }
 }
 
@@ -236,6 +247,7 @@ static double get(const pc_model_config *c, const row *r)
     case REAL: return *(const double *)p;
     case BOOL: return *(const bool *)p;
     case CHOICE: return *(const int *)p;
+    case PAIRS: break; // no number
     }
     return 0.0;
 }
@@ -286,6 +298,36 @@ static void range_text(char *out, size_t size, const row *r)
         snprintf(out, size, "%.10g .. %.10g", r->min, r->max);
 }
 
+static pc_status read_pairs(pc_pinpoints *out, const row *r, const json_t *v)
+{
+    char expected[96];
+    snprintf(expected, sizeof expected, "at most %d pairs [height, width] of %.0f .. %.0f",
+             PC_PINPOINTS_MAX, r->min, r->max);
+    const size_t n = json_array_size(v);
+    if (!json_is_array(v) || n > PC_PINPOINTS_MAX) return wrong(r->section, r->key, v, expected);
+    out->count = (int)n;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < 2; k++) {
+            const json_t *pair = json_array_get(v, i), *side = json_array_get(pair, k);
+            const double value = json_is_integer(side) ? json_number_value(side) : 0.0;
+            if (json_array_size(pair) != 2 || !(value >= r->min && value <= r->max))
+                return wrong(r->section, r->key, v, expected);
+            out->hw[i][k] = (int32_t)value;
+        }
+    return PC_OK;
+}
+
+static json_t *pairs_json(const pc_pinpoints *p)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < p->count && list; i++)
+        if (json_array_append_new(list, json_pack("[i,i]", p->hw[i][0], p->hw[i][1]))) {
+            json_decref(list);
+            return NULL;
+        }
+    return list;
+}
+
 static pc_status read_value(pc_model_config *c, const row *r, const json_t *v)
 {
     char expected[256] = "one of ";
@@ -306,6 +348,7 @@ static pc_status read_value(pc_model_config *c, const row *r, const json_t *v)
         }
         return wrong(r->section, r->key, v, expected);
     }
+    if (r->kind == PAIRS) return read_pairs(place(c, r), r, v);
     if (r->kind == BOOL) {
         if (!json_is_boolean(v)) return wrong(r->section, r->key, v, "true or false");
         put(c, r, json_is_true(v));
@@ -420,6 +463,7 @@ static json_t *value_json(const pc_model_config *c, const row *r)
     case REAL: return json_real(value);
     case BOOL: return json_boolean(value != 0.0);
     case CHOICE: return json_string(r->choices[(int)value]);
+    case PAIRS: return pairs_json((const pc_pinpoints *)(const void *)((const char *)c + r->at));
     }
     return NULL;
 }
@@ -463,7 +507,7 @@ void pc_model_config_help(void (*line)(void *arg, const char *section, const cha
                                        const char *help),
                           void *arg)
 {
-    static const char *const types[] = {"integer", "number", "boolean", "choice"};
+    static const char *const types[] = {"integer", "number", "boolean", "choice", "pairs"};
     line(arg, "", "kind", "choice", "-", "clip, vlm",
          "two towers, or tower, projector and decoder");
     for (int i = 0; i < ROWS; i++) {
@@ -476,7 +520,7 @@ void pc_model_config_help(void (*line)(void *arg, const char *section, const cha
             snprintf(def, sizeof def, "%s", r->def != 0.0 ? "true" : "false");
         else if (r->kind == CHOICE)
             snprintf(def, sizeof def, "%s", r->choices[(int)r->def]);
-        else if (r->def < r->min)
+        else if (r->kind == PAIRS || r->def < r->min)
             snprintf(def, sizeof def, "-");
         else
             snprintf(def, sizeof def, "%.10g", r->def);

@@ -3,11 +3,12 @@
  *
  * A tower of which nothing is trained runs as in inference: it keeps nothing and its dropout is off.
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "model/layers/taps.h"
-#include "model/networks/vlm.h"
+#include "model/networks/pack.h"
 
 static bool has_tower(const pc_vlm_config *c)
 {
@@ -54,7 +55,7 @@ pc_status pc_vlm_measure(pc_image_geometry *g, const pc_vlm_config *c)
 {
     switch (c->visual) {
     case PC_VISUAL_GRID: return measure_grid(g, c);
-    case PC_VISUAL_TILES:
+    case PC_VISUAL_TILES: return pc_pack_measure(g, c);
     case PC_VISUAL_SQUARE:
     case PC_VISUAL_RESAMPLER:
     case PC_VISUAL_HYBRID: break;
@@ -66,13 +67,12 @@ pc_status pc_vlm_measure(pc_image_geometry *g, const pc_vlm_config *c)
 
 int64_t pc_vlm_rows_per_image(const pc_vlm_config *c)
 {
-    if (!has_tower(c) || c->visual == PC_VISUAL_GRID) return 0;
-    if (c->visual == PC_VISUAL_RESAMPLER) return c->projector.queries;
+    if (!has_tower(c)) return 0;
     switch (c->visual) {
+    case PC_VISUAL_TILES: return pc_pack_most(c);
+    case PC_VISUAL_GRID: return 0; // there is no largest
+    case PC_VISUAL_RESAMPLER: return c->projector.queries;
     case PC_VISUAL_SQUARE:
-    case PC_VISUAL_TILES:
-    case PC_VISUAL_GRID:
-    case PC_VISUAL_RESAMPLER:
     case PC_VISUAL_HYBRID: break;
     }
     return pc_vlm_crop_rows(c);
@@ -204,14 +204,29 @@ static pc_status validate_resampler(const pc_vlm_config *c)
     return pc_resampler_validate(&r, pc_vlm_crop_rows(c));
 }
 
+static pc_status validate_tiles(const pc_vlm_config *c)
+{
+    pc_status st = validate_square(c);
+    if (st) return st;
+    if ((st = pc_pinpoints_validate(&c->pinpoints, c->vision.image_size)))
+        return pc_context(st, "pinpoints");
+    if (c->keep_class)
+        return pc_fail(PC_ERR_INPUT, "keep_class: true; a class token has no place among tiles");
+    if (c->decoder.rope_2d || c->projector.positions)
+        return pc_fail(PC_ERR_INPUT, "%s; tiles have no place in a square of patches",
+                       c->decoder.rope_2d ? "decoder.rope_2d: true"
+                                          : "projector.positions: above 0");
+    return PC_OK;
+}
+
 pc_status pc_vlm_eyes_validate(const pc_vlm_config *c)
 {
     pc_status st = PC_OK;
     switch (c->visual) {
     case PC_VISUAL_SQUARE: st = validate_square(c); break;
+    case PC_VISUAL_TILES: st = validate_tiles(c); break;
     case PC_VISUAL_GRID: st = pc_qwen2_vision_validate(&c->vision, c->merge); break;
     case PC_VISUAL_RESAMPLER: st = validate_resampler(c); break;
-    case PC_VISUAL_TILES:
     case PC_VISUAL_HYBRID:
         return pc_fail(PC_ERR_INPUT, "visual: kind %d cannot be run", (int)c->visual);
     }
@@ -231,21 +246,18 @@ void pc_vlm_eyes_params(pc_params *p, pc_vlm *l)
         pc_qwen2_vision_params(p, &l->grid, &c->vision, c->merge, c->decoder.C);
         return;
     }
+    pc_vision_params(p, &l->vision, &c->vision);
     if (c->visual == PC_VISUAL_RESAMPLER) {
         const pc_resampler_config r = resampler_config(c);
-        pc_vision_params(p, &l->vision, &c->vision);
         pc_resampler_params(p, &l->resampler, &r);
         return;
     }
-    switch (c->visual) {
-    case PC_VISUAL_SQUARE:
-    case PC_VISUAL_TILES:
-    case PC_VISUAL_GRID:
-    case PC_VISUAL_RESAMPLER:
-    case PC_VISUAL_HYBRID: break;
-    }
-    pc_vision_params(p, &l->vision, &c->vision);
     pc_projector_params(p, &l->projector, &c->projector);
+    if (c->visual == PC_VISUAL_TILES) {
+        pc_param_add(p, &l->newline, "projector.newline", PC_INIT_NORMAL,
+                     1.0 / sqrt((double)c->decoder.C), PC_DIMS(1, c->decoder.C));
+        if (p->count > 0) p->list[p->count - 1].decay = false; // a single row is no matrix
+    }
 }
 
 bool pc_vlm_reads(const pc_vlm_config *c, const char *name)
@@ -272,14 +284,23 @@ static bool tower_trains(const pc_vlm *l)
     return has_tower(&l->config) && pc_vision_trains(&l->vision, pc_vlm_stop(&l->config));
 }
 
+/* What stands between the tower's rows and the decoder. */
+static bool connector_trains(const pc_vlm *l)
+{
+    switch (l->config.visual) {
+    case PC_VISUAL_GRID: return pc_qwen2_merge_trains(&l->grid);
+    case PC_VISUAL_RESAMPLER: return pc_resampler_trains(&l->resampler);
+    case PC_VISUAL_SQUARE:
+    case PC_VISUAL_TILES:
+    case PC_VISUAL_HYBRID: break;
+    }
+    return pc_projector_trains(&l->projector);
+}
+
 bool pc_vlm_eyes_train(const pc_vlm *l)
 {
-    if (!has_tower(&l->config)) return false;
-    if (l->config.visual == PC_VISUAL_GRID)
-        return tower_trains(l) || pc_qwen2_merge_trains(&l->grid);
-    if (l->config.visual == PC_VISUAL_RESAMPLER)
-        return tower_trains(l) || pc_resampler_trains(&l->resampler);
-    return tower_trains(l) || pc_projector_trains(&l->projector);
+    return has_tower(&l->config) &&
+           (tower_trains(l) || connector_trains(l) || pc_present(l->newline.g));
 }
 
 /* Rows [first, N1) of every image: what is passed on when the class token is not. */
@@ -380,35 +401,38 @@ static void grid_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept, pc_te
 pc_tensor pc_vlm_features_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l,
                                   const pc_pictures *pictures)
 {
-    if (l->config.visual == PC_VISUAL_GRID) {
-        kept->features = grid_forward(ctx, kept, l, pictures);
-        return kept->features;
-    }
     switch (l->config.visual) {
-    case PC_VISUAL_SQUARE:
     case PC_VISUAL_TILES:
-    case PC_VISUAL_GRID:
+        kept->features = crops_forward(ctx, kept, l, pictures->pixels);
+        kept->features =
+            pc_pack_forward(ctx, &kept->pack, &l->config, l->newline.w, kept->features, pictures);
+        break;
+    case PC_VISUAL_GRID: kept->features = grid_forward(ctx, kept, l, pictures); break;
+    case PC_VISUAL_SQUARE:
     case PC_VISUAL_RESAMPLER:
-    case PC_VISUAL_HYBRID: break;
+    case PC_VISUAL_HYBRID: kept->features = crops_forward(ctx, kept, l, pictures->pixels); break;
     }
-    kept->features = crops_forward(ctx, kept, l, pictures->pixels);
     return kept->features;
+}
+
+static void tiles_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept,
+                           const pc_pictures *pictures, pc_tensor dy)
+{
+    const bool crops = tower_trains(l) || connector_trains(l);
+    pc_tensor d = PC_NONE;
+    if (crops) d = pc_alloc2(ctx->scratch, ctx->real, kept->pack.to.dim[0], dy.dim[1]);
+    pc_pack_backward(ctx, d, l->newline.g, &kept->pack, &l->config, dy, pictures);
+    if (crops) crops_backward(ctx, l, kept, d);
 }
 
 void pc_vlm_features_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept,
                               const pc_pictures *pictures, pc_tensor dfeatures)
 {
-    (void)pictures;
-    if (l->config.visual == PC_VISUAL_GRID) {
-        grid_backward(ctx, l, kept, dfeatures);
-        return;
-    }
     switch (l->config.visual) {
+    case PC_VISUAL_TILES: tiles_backward(ctx, l, kept, pictures, dfeatures); break;
+    case PC_VISUAL_GRID: grid_backward(ctx, l, kept, dfeatures); break;
     case PC_VISUAL_SQUARE:
-    case PC_VISUAL_TILES:
-    case PC_VISUAL_GRID:
     case PC_VISUAL_RESAMPLER:
-    case PC_VISUAL_HYBRID: break;
+    case PC_VISUAL_HYBRID: crops_backward(ctx, l, kept, dfeatures); break;
     }
-    crops_backward(ctx, l, kept, dfeatures);
 }

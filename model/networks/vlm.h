@@ -16,6 +16,7 @@
 #include "model/networks/projector.h"
 #include "model/networks/qwen2_vision.h"
 #include "model/networks/resampler.h"
+#include "model/networks/tiles.h"
 #include "model/networks/vision.h"
 
 typedef enum pc_visual_kind {
@@ -31,9 +32,11 @@ typedef struct pc_vlm_config {
     pc_vision_config vision;
     pc_projector_config projector;
     pc_decoder_config decoder;
-    int64_t merge;         // grid: patches of a row of features, in each direction
-    int64_t feature_layer; // hidden state read: -1 the last block's output, -2 the one before ...
-    bool keep_class;       // the class token's feature is passed on too
+    pc_pinpoints pinpoints; // tiles: resolutions that an image may be cut in
+    int64_t max_tiles;      // tiles: features are shrunk to those of so many; 0: never
+    int64_t merge;          // grid: patches of a row of features, in each direction
+    int64_t feature_layer;  // hidden state read: -1 the last block's output, -2 the one before ...
+    bool keep_class;        // the class token's feature is passed on too
     bool image_bidirectional; // rows of one image see each other in both directions in the decoder
     int64_t image_id;         // token id of an image place
     int64_t video_id; // token id of a film's place, 0: none. A film is an image of several frames
@@ -54,6 +57,7 @@ typedef struct pc_vlm {
     pc_projector projector;
     pc_qwen2_vision grid;   // PC_VISUAL_GRID: instead of tower and projector
     pc_resampler resampler; // PC_VISUAL_RESAMPLER: instead of the projector
+    pc_weight newline;      // (1,C), tiles: "projector.newline"
     pc_decoder decoder;
 } pc_vlm;
 
@@ -75,11 +79,18 @@ typedef struct pc_vlm_batch {
     int64_t supervised; // labels >= 0
 } pc_vlm_batch;
 
+// Where features of crops went (pack.c): i32 arrays, and rows of its buffers.
+typedef struct pc_pack_kept {
+    int64_t rows, grid, small;
+    pc_tensor to, newline_at, to_grid, from_small;
+} pc_pack_kept;
+
 typedef struct pc_vlm_kept {
     pc_vision_kept vision;
     pc_projector_kept projector;
     pc_qwen2_vision_kept grid;
     pc_resampler_kept resampler;
+    pc_pack_kept pack;
     pc_decoder_kept decoder;
     pc_tensor hidden, selected, select_index, features; // tower output, rows passed on, projected
     pc_tensor x, normed;
@@ -98,7 +109,8 @@ int64_t pc_vlm_stop(const pc_vlm_config *c); // blocks of the tower that run
 bool pc_vlm_place(const pc_vlm_config *c,
                   int64_t id);             // the model has eyes and this id is a place of an image
 bool pc_vlm_alike(const pc_vlm_config *c); // every image takes as many rows
-// Fills crops and rows in from height and width (tiles) or t, h, w (grid); PC_ERR_INPUT for shapes that cannot be.
+// Fills crops and rows in from height and width (tiles; crops 1 beforehand keeps the image whole) or t, h, w (grid);
+// PC_ERR_INPUT for shapes that cannot be.
 pc_status pc_vlm_measure(pc_image_geometry *g, const pc_vlm_config *c);
 int64_t
 pc_vlm_rows_per_image(const pc_vlm_config *c);    // where they vary: of the largest, 0 when none is

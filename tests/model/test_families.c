@@ -137,7 +137,7 @@ static void llava(void)
                  "{\"model_type\": \"llava\", \"vision_feature_layer\": [9], "
                  "\"vision_feature_select_strategy\": \"full\", \"text_config\": {\"model_type\": "
                  "\"llama\"}}"));
-    CHECK(pc_vlm_stop(&c.vlm) == 9 && c.vlm.keep_class && pc_vlm_rows_per_image(&c.vlm) == 50);
+    CHECK(pc_vlm_stop(&c.vlm) == 9 && c.vlm.keep_class && pc_vlm_rows_per_image(&c.vlm) == 577);
     CHECK(refuses("{\"model_type\": \"llava\", \"vision_feature_layer\": [-2, -5]}",
                   "vision_feature_layer"));
     CHECK(refuses("{\"model_type\": \"llava\", \"vision_feature_layer\": -40}",
@@ -146,7 +146,53 @@ static void llava(void)
                   "gemma"));
     CHECK(refuses(
         "{\"model_type\": \"llava\", \"vision_config\": {\"model_type\": \"siglip_vision_model\"}}",
-        "siglip_vision_model"));
+        "vision_feature_select_strategy"));
+    CHECK(refuses("{\"model_type\": \"llava\", \"vision_config\": {\"model_type\": "
+                  "\"pixtral_vision_model\"}}",
+                  "pixtral_vision_model"));
+    CHECK(!parse(&f, &c,
+                 "{\"model_type\": \"llava\", \"vision_feature_select_strategy\": \"full\", "
+                 "\"vision_config\": {\"model_type\": \"siglip_vision_model\"}}"));
+    CHECK(!c.vlm.keep_class && c.vlm.vision.head == PC_HEAD_MAP && covers(f, &c, 0));
+}
+
+// Tiles: the lists of the classes, and what their features become.
+static void tiles(void)
+{
+    const pc_family *f;
+    pc_model_config c;
+    pc_image_geometry g = {.height = 480, .width = 640};
+
+    CHECK(!parse(&f, &c, "{\"model_type\": \"llava_next\"}") && c.vlm.visual == PC_VISUAL_TILES);
+    CHECK(c.vlm.pinpoints.count == 5 && c.vlm.max_tiles == 0 && c.vlm.vision.C == 1024);
+    CHECK(!pc_vlm_measure(&g, &c.vlm) && g.crops == 5 && g.rows == 2340);
+    CHECK(pc_vlm_rows_per_image(&c.vlm) >= 2928);
+    for (int v = 0; v < f->variants; v++) CHECK(covers(f, &c, v));
+
+    CHECK(!parse(&f, &c, "{\"model_type\": \"llava_onevision\"}"));
+    const pc_vlm_config *v = &c.vlm;
+    CHECK(v->visual == PC_VISUAL_TILES && v->pinpoints.count == 36 && v->max_tiles == 9);
+    CHECK(v->vision.C == 1152 && v->vision.L == 26 && pc_vlm_stop(v) == 26 && v->decoder.qkv_bias);
+    CHECK(v->pinpoints.hw[7][0] == 768 && v->pinpoints.hw[7][1] == 768 && covers(f, &c, 0));
+    g = (pc_image_geometry){.crops = 1};
+    CHECK(!pc_vlm_measure(&g, v) && g.rows == 27 * 27 + 1);
+    g = (pc_image_geometry){.height = 0, .width = 3};
+    CHECK(pc_vlm_measure(&g, v) == PC_ERR_INPUT);
+    CHECK(
+        refuses("{\"model_type\": \"llava_onevision\", \"vision_aspect_ratio\": \"pad\"}", "pad"));
+    CHECK(refuses("{\"model_type\": \"llava_next\", \"image_grid_pinpoints\": [[336]]}",
+                  "image_grid_pinpoints"));
+    CHECK(refuses("{\"model_type\": \"llava_next\", \"image_grid_pinpoints\": [[336, 335]]}",
+                  "336 x 335"));
+
+    // As the original code has them: (width, height).
+    CHECK(!parse(
+        &f, &c,
+        "{\"model_type\": \"llava_mistral\", \"image_aspect_ratio\": \"anyres\", "
+        "\"mm_patch_merge_type\": \"spatial_unpad\", \"image_grid_pinpoints\": [[336, 672]], "
+        "\"mm_vision_tower\": \"openai/clip-vit-large-patch14-336\", "
+        "\"mm_projector_type\": \"mlp2x_gelu\"}"));
+    CHECK(v->pinpoints.hw[0][0] == 672 && v->decoder.F == 14336 && covers(f, &c, 0));
 }
 
 // The original code's flat config names its tower.
@@ -225,6 +271,7 @@ int main(void)
     clip();
     siglip();
     llava();
+    tiles();
     original();
     decoders();
     return check_report("families");
