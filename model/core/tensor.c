@@ -3,6 +3,8 @@
  */
 #include "model/core/tensor.h"
 
+#include "model/core/quant.h"
+
 #include <stdio.h>
 
 size_t pc_dtype_size(pc_dtype t)
@@ -15,9 +17,44 @@ size_t pc_dtype_size(pc_dtype t)
     case PC_I32: return 4;
     case PC_I64: return 8;
     case PC_U8: return 1;
+    default: break;
     }
-    PC_ASSERT(false, "dtype %d", (int)t);
+    PC_ASSERT(false, "%s has no size of one element", pc_dtype_name(t));
     return 0;
+}
+
+// Sizes are those of quant.c's table, which is searched: products ask for them row by row.
+static const struct {
+    const char *name;
+    int id, numbers, bytes;
+} blocks[] = {
+    {"q4_0", PC_Q_Q4_0, 32, 18},   {"q4_1", PC_Q_Q4_1, 32, 20},   {"q5_0", PC_Q_Q5_0, 32, 22},
+    {"q5_1", PC_Q_Q5_1, 32, 24},   {"q8_0", PC_Q_Q8_0, 32, 34},   {"q2_k", PC_Q_Q2_K, 256, 84},
+    {"q3_k", PC_Q_Q3_K, 256, 110}, {"q4_k", PC_Q_Q4_K, 256, 144}, {"q5_k", PC_Q_Q5_K, 256, 176},
+    {"q6_k", PC_Q_Q6_K, 256, 210},
+};
+
+int pc_dtype_quant(pc_dtype t)
+{
+    if (t >= PC_Q4_0 && t <= PC_Q6_K) return blocks[t - PC_Q4_0].id;
+    return t == PC_F32    ? PC_Q_F32
+           : t == PC_F16  ? PC_Q_F16
+           : t == PC_BF16 ? PC_Q_BF16
+           : t == PC_F64  ? PC_Q_F64
+                          : -1;
+}
+
+int64_t pc_dtype_block(pc_dtype t)
+{
+    return t < PC_Q4_0 ? 1 : blocks[t - PC_Q4_0].numbers;
+}
+
+size_t pc_dtype_bytes(pc_dtype t, int64_t n)
+{
+    if (t < PC_Q4_0) return (size_t)n * pc_dtype_size(t);
+    const int64_t numbers = blocks[t - PC_Q4_0].numbers;
+    PC_ASSERT(n % numbers == 0, "%lld numbers in blocks of %lld", (long long)n, (long long)numbers);
+    return (size_t)(n / numbers * blocks[t - PC_Q4_0].bytes);
 }
 
 const char *pc_dtype_name(pc_dtype t)
@@ -30,8 +67,9 @@ const char *pc_dtype_name(pc_dtype t)
     case PC_I32: return "i32";
     case PC_I64: return "i64";
     case PC_U8: return "u8";
+    default: break;
     }
-    return "?";
+    return t <= PC_Q6_K ? blocks[t - PC_Q4_0].name : "?";
 }
 
 int64_t pc_row_len(pc_tensor x)
@@ -82,7 +120,7 @@ pc_tensor pc_view4(void *data, pc_dtype t, int64_t d0, int64_t d1, int64_t d2, i
 
 static void *element(pc_tensor x, int64_t index)
 {
-    return (unsigned char *)x.data + index * (int64_t)pc_dtype_size(x.dtype);
+    return (unsigned char *)x.data + pc_dtype_bytes(x.dtype, index);
 }
 
 pc_tensor pc_rows(pc_tensor x, int64_t begin, int64_t end)

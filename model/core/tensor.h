@@ -14,7 +14,26 @@
 
 #include "model/core/status.h"
 
-typedef enum pc_dtype { PC_F32, PC_F64, PC_BF16, PC_F16, PC_I32, PC_I64, PC_U8 } pc_dtype;
+// The types below PC_U8 are blocks of GGUF files (quant.h): a row is whole blocks, and only whole rows are looked at.
+typedef enum pc_dtype {
+    PC_F32,
+    PC_F64,
+    PC_BF16,
+    PC_F16,
+    PC_I32,
+    PC_I64,
+    PC_U8,
+    PC_Q4_0,
+    PC_Q4_1,
+    PC_Q5_0,
+    PC_Q5_1,
+    PC_Q8_0,
+    PC_Q2_K,
+    PC_Q3_K,
+    PC_Q4_K,
+    PC_Q5_K,
+    PC_Q6_K,
+} pc_dtype;
 
 #define PC_MAX_RANK 4
 
@@ -26,11 +45,14 @@ typedef struct pc_tensor {
     int64_t stride; // elements between rows of dim[0]
 } pc_tensor;
 
-size_t pc_dtype_size(pc_dtype t);      // bytes of one element
-const char *pc_dtype_name(pc_dtype t); // "f32" ...
-int64_t pc_numel(pc_tensor x);         // product of dims; 1 for rank 0
-int64_t pc_row_len(pc_tensor x);       // elements in one row of dim[0]
-bool pc_is_dense(pc_tensor x);         // stride equals the row length (or one row only)
+size_t pc_dtype_size(pc_dtype t);             // bytes of one element; not of a block type
+int64_t pc_dtype_block(pc_dtype t);           // elements of a block; 1 for the others
+size_t pc_dtype_bytes(pc_dtype t, int64_t n); // bytes of n elements, a multiple of the block
+int pc_dtype_quant(pc_dtype t);               // its number in GGUF files (pc_quant); -1: none
+const char *pc_dtype_name(pc_dtype t);        // "f32" ...
+int64_t pc_numel(pc_tensor x);                // product of dims; 1 for rank 0
+int64_t pc_row_len(pc_tensor x);              // elements in one row of dim[0]
+bool pc_is_dense(pc_tensor x);                // stride equals the row length (or one row only)
 bool pc_same_shape(pc_tensor a, pc_tensor b);
 
 // Dense views on memory of the caller's.

@@ -13,6 +13,8 @@
  *     OVERWRITTEN; an argument marked ? may be absent (data NULL): absent gradients are not computed.
  *   - tensors have ctx->real type unless said otherwise; ids, positions and offsets are i32.
  *   - rank-2 activations may be strided rows (pc_tensor.stride); parameters are dense.
+ *   - the matrix of linear, linear_act and linear_xent's forward, and embedding's table, may be of any floating or block
+ *     type (pc_dtype): it is widened as it is read. Backward takes ctx->real alone.
  *   - sums over rows are made in a fixed order for a given shape and thread count.
  *   - a kernel returns nothing: shapes are the caller's promise (PC_ASSERT in debug builds).
  */

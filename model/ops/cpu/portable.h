@@ -9,6 +9,7 @@
  *   overlay.h         where AVX2 and AVX-512 come in  table_forward.c   pc_cpu_ops
  *   workspace.h       scratch a kernel takes          table_backward.c  pc_cpu_grad_ops
  *   gemm.h            the matrix product              isa.c             which instructions to use
+ *   stored.h          matrices in the types of their files
  */
 #ifndef PC_OPS_CPU_PORTABLE_H
 #define PC_OPS_CPU_PORTABLE_H

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "model/ops/cpu/portable.h"
+#include "model/ops/cpu/portable_stored.h"
 
 typedef struct embedding_job {
     pc_tensor y, ids, table;
@@ -30,7 +31,10 @@ static void embedding_rows(void *arg, int64_t begin, int64_t end, int worker)
     for (int64_t n = begin; n < end; n++) {
         const int64_t id = checked_id(j, n);
         if (id < 0) continue;
-        memcpy(pc_row(j->y, n), pc_row(j->table, id), (size_t)j->table.dim[1] * sizeof(real));
+        if (pc_stored(j->table, PC_REAL))
+            R(pc_widen_row)(pc_row(j->y, n), j->table, id, 0, j->table.dim[1]);
+        else
+            memcpy(pc_row(j->y, n), pc_row(j->table, id), (size_t)j->table.dim[1] * sizeof(real));
     }
 }
 

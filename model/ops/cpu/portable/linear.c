@@ -14,6 +14,7 @@
 
 #include "model/ops/cpu/gemm.h"
 #include "model/ops/cpu/portable.h"
+#include "model/ops/cpu/portable_stored.h"
 
 typedef struct base_job {
     pc_tensor y, b, r;
@@ -52,8 +53,7 @@ void R(linear_forward)(pc_ctx *ctx, pc_tensor y, pc_tensor x, pc_tensor w, pc_te
     base_job job = {y, b, r};
     if (pc_present(b) || (pc_present(r) && !in_place))
         pc_parallel(ctx->pool, N, pc_row_grain(O), base_rows, &job);
-    pc_gemm(ctx->pool, false, true, N, O, I, 1, x.data, x.stride, w.data, w.stride, base ? 1 : 0,
-            y.data, y.stride);
+    R(pc_times_matrix)(ctx->pool, y.data, y.stride, x.data, x.stride, N, w, base);
 }
 
 typedef struct bias_job {

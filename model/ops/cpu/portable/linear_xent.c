@@ -16,6 +16,7 @@
 
 #include "model/ops/cpu/gemm.h"
 #include "model/ops/cpu/portable_math.h"
+#include "model/ops/cpu/portable_stored.h"
 #include "model/ops/cpu/portable_sums.h"
 #include "model/ops/cpu/workspace.h"
 
@@ -73,8 +74,7 @@ static void chunk(pc_ctx *ctx, xent_job *j)
 {
     const int64_t C = j->x.dim[1], V = j->w.dim[0], rows = j->count;
     pc_parallel(ctx->pool, rows, pc_row_grain(C), pack_rows, j);
-    pc_gemm(ctx->pool, false, true, rows, V, C, 1, j->packed, C, j->w.data, j->w.stride, 0,
-            j->logits, V);
+    R(pc_times_matrix)(ctx->pool, j->logits, V, j->packed, C, rows, j->w, false);
     pc_parallel(ctx->pool, rows, pc_row_grain(8 * V), softmax_rows, j);
     if (pc_present(j->dx)) {
         pc_gemm(ctx->pool, false, false, rows, C, V, 1, j->logits, V, j->w.data, j->w.stride, 0,

@@ -3,6 +3,7 @@
  */
 #include "model/ops/cpu/simd/product.h"
 #include "model/ops/cpu/simd/simd.h"
+#include "model/ops/cpu/stored.h"
 
 static pc_product linear_product(pc_tensor y, pc_tensor x, pc_tensor w, pc_tensor b)
 {
@@ -14,7 +15,9 @@ static pc_product linear_product(pc_tensor y, pc_tensor x, pc_tensor w, pc_tenso
                         .K = x.dim[1],
                         .a = x.data,
                         .lda = x.stride,
-                        .b = w.data,
+                        .b = pc_stored(w, PC_F32) ? NULL : w.data,
+                        .stored = pc_stored(w, PC_F32) ? w.data : NULL,
+                        .type = w.dtype,
                         .ldb = w.stride,
                         .trans_b = true,
                         .c = y.data,

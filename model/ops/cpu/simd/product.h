@@ -19,6 +19,9 @@ typedef struct pc_product {
     int64_t lda;
     const float *b;
     int64_t ldb;
+    const void *
+        stored; // instead of b, with trans_b: rows of another type (../stored.h), ldb numbers apart
+    pc_dtype type;
     float *c;
     int64_t ldc;
     bool trans_a, trans_b, accumulate;
@@ -36,6 +39,12 @@ void pc_product_avx512(pc_pool *pool, const pc_product *p);
 // f of a row, in registers' reach: a[i] = f(z[i]).
 void pc_act_row_avx2(float *a, const float *z, int64_t n, pc_act kind);
 void pc_act_row_avx512(float *a, const float *z, int64_t n, pc_act kind);
+
+// Up to PC_THIN rows of A meet PC_THIN_N rows of B at a time, and B is read once: one token through a weight matrix.
+enum { PC_THIN = 8, PC_THIN_N = 4 };
+// sums[m PC_THIN_N + i] = sum_k a[m,k] stored[n0 + i,k] for M <= PC_THIN rows and i < width.
+void pc_stored_dots_avx2(float *sums, const pc_product *p, int64_t n0, int64_t width);
+void pc_stored_dots_avx512(float *sums, const pc_product *p, int64_t n0, int64_t width);
 
 // Blocks: K terms by N columns of B are packed at a time, and a strip of A where its stride is bad.
 enum { PC_PACK_K = 256, PC_PACK_N = 384, PC_PACK_M = 16 };

@@ -7,8 +7,7 @@
  */
 #include "model/ops/cpu/simd/product.h"
 #include "model/ops/cpu/simd/tile.h"
-
-enum { THIN = 8, THIN_N = 4 }; // fewer rows than this: B is not worth packing
+#include "model/ops/cpu/stored.h"
 
 // Where a finished tile goes.
 typedef struct tile_end {
@@ -78,9 +77,30 @@ static int64_t in_place(const pc_product *p, int64_t rows, int64_t nc)
     return fits ? nc / NR * NR : 0;
 }
 
+// The same of a stored B: a panel's rows are widened first.
+static void pack_stored(float *out, const pc_product *p, int64_t k0, int64_t kc, int64_t n0,
+                        int64_t nc)
+{
+    enum { PITCH = PC_PACK_K + 16 };
+    float wide[NR * PITCH];
+    for (int64_t n = 0; n < nc; n += NR, out += kc * NR) {
+        const int64_t width = pc_min64(NR, nc - n);
+        for (int64_t i = 0; i < width; i++)
+            S(pc_stored_row)
+            (wide + i * PITCH, p->type,
+             (const unsigned char *)p->stored + pc_dtype_bytes(p->type, (n0 + n + i) * p->ldb), k0,
+             kc);
+        pack_transposed(out, NR, wide, PITCH, width, kc);
+    }
+}
+
 // op(B)[k0 .. k0+kc, n0 .. n0+nc) as panels [k][NR], the last one filled up with zeros.
 static void pack_b(float *out, const pc_product *p, int64_t k0, int64_t kc, int64_t n0, int64_t nc)
 {
+    if (p->stored) {
+        pack_stored(out, p, k0, kc, n0, nc);
+        return;
+    }
     for (int64_t n = 0; n < nc; n += NR, out += kc * NR) {
         const int64_t width = pc_min64(NR, nc - n);
         if (p->trans_b) {
@@ -175,7 +195,8 @@ static void product_part(const pc_product *p, const span2 *part)
 {
     float *space = pc_pack_space();
     const int64_t N = part->n1 - part->n0;
-    const int64_t kc = even_block(p->K, PC_PACK_K, 8), nc = even_block(N, PC_PACK_N, NR);
+    const int64_t unit = p->stored ? pc_max64(8, pc_dtype_block(p->type)) : 8;
+    const int64_t kc = even_block(p->K, PC_PACK_K, unit), nc = even_block(N, PC_PACK_N, NR);
     for (int64_t n0 = 0; n0 < N; n0 += nc)
         for (int64_t k0 = 0; k0 < p->K; k0 += kc)
             product_block(p, space, part, k0, pc_min64(kc, p->K - k0), part->n0 + n0,
@@ -185,24 +206,24 @@ static void product_part(const pc_product *p, const span2 *part)
 /* Few rows, B transposed (one token through a weight matrix): dot products of rows, W read once. */
 PC_INLINE void thin_dots(float *out, int rows, const pc_product *p, int64_t m0, const float *b)
 {
-    vf acc[THIN_N][THIN_N];
-    PC_UNROLL for (int i = 0; i < THIN_N; i++)
+    vf acc[PC_THIN_N][PC_THIN_N];
+    PC_UNROLL for (int i = 0; i < PC_THIN_N; i++)
     {
         PC_UNROLL for (int m = 0; m < rows; m++) acc[i][m] = v_zero();
     }
     for (int64_t k = 0; k < p->K; k += VW) {
-        vf x[THIN_N];
+        vf x[PC_THIN_N];
         PC_UNROLL for (int m = 0; m < rows; m++) x[m] =
             v_load_tail(p->a + (m0 + m) * p->lda + k, p->K - k);
-        PC_UNROLL for (int i = 0; i < THIN_N; i++)
+        PC_UNROLL for (int i = 0; i < PC_THIN_N; i++)
         {
             const vf w = v_load_tail(b + i * p->ldb + k, p->K - k);
             PC_UNROLL for (int m = 0; m < rows; m++) acc[i][m] = v_fma(w, x[m], acc[i][m]);
         }
     }
-    PC_UNROLL for (int i = 0; i < THIN_N; i++)
+    PC_UNROLL for (int i = 0; i < PC_THIN_N; i++)
     {
-        PC_UNROLL for (int m = 0; m < rows; m++) out[m * THIN_N + i] = v_sum(acc[i][m]);
+        PC_UNROLL for (int m = 0; m < rows; m++) out[m * PC_THIN_N + i] = v_sum(acc[i][m]);
     }
 }
 
@@ -215,33 +236,43 @@ static float thin_dot(const pc_product *p, int64_t m, int64_t n)
     return v_sum(acc);
 }
 
+// sums[m PC_THIN_N + i] of columns n0 + i < n0 + width, all rows.
+static void thin_sums(float *sums, const pc_product *p, int64_t n0, int64_t width)
+{
+    if (p->stored) {
+        S(pc_stored_dots)(sums, p, n0, width);
+        return;
+    }
+    const float *b = p->b + n0 * p->ldb;
+    for (int64_t m0 = 0; m0 < p->M; m0 += PC_THIN_N, sums += PC_THIN_N * PC_THIN_N) {
+        const int64_t rows = pc_min64(PC_THIN_N, p->M - m0);
+        if (width == PC_THIN_N && rows == PC_THIN_N)
+            thin_dots(sums, PC_THIN_N, p, m0, b);
+        else if (width == PC_THIN_N && rows == 1)
+            thin_dots(sums, 1, p, m0, b);
+        else
+            for (int64_t m = 0; m < rows; m++)
+                for (int64_t i = 0; i < width; i++)
+                    sums[m * PC_THIN_N + i] = thin_dot(p, m0 + m, n0 + i);
+    }
+}
+
 static void thin_columns(void *arg, int64_t begin, int64_t end, int worker)
 {
     const pc_product *p = arg;
     (void)worker;
-    for (int64_t n0 = begin; n0 < end; n0 += THIN_N) {
-        const int64_t width = pc_min64(THIN_N, end - n0);
-        for (int64_t m0 = 0; m0 < p->M; m0 += THIN_N) {
-            const int64_t rows = pc_min64(THIN_N, p->M - m0);
-            float sums[THIN_N * THIN_N];
-            const float *b = p->b + n0 * p->ldb;
-            if (width == THIN_N && rows == THIN_N)
-                thin_dots(sums, THIN_N, p, m0, b);
-            else if (width == THIN_N && rows == 1)
-                thin_dots(sums, 1, p, m0, b);
-            else
-                for (int64_t m = 0; m < rows; m++)
-                    for (int64_t i = 0; i < width; i++)
-                        sums[m * THIN_N + i] = thin_dot(p, m0 + m, n0 + i);
-            for (int64_t m = 0; m < rows; m++) {
-                float *c = p->c + (m0 + m) * p->ldc + n0;
-                for (int64_t i = 0; i < width; i++) {
-                    float sum = sums[m * THIN_N + i];
-                    if (p->bias) sum += p->bias[n0 + i];
-                    if (p->accumulate) sum += c[i];
-                    if (p->add) sum += p->add[(m0 + m) * p->ld_add + n0 + i];
-                    c[i] = sum;
-                }
+    for (int64_t n0 = begin; n0 < end; n0 += PC_THIN_N) {
+        const int64_t width = pc_min64(PC_THIN_N, end - n0);
+        float sums[PC_THIN * PC_THIN_N];
+        thin_sums(sums, p, n0, width);
+        for (int64_t m = 0; m < p->M; m++) {
+            float *c = p->c + m * p->ldc + n0;
+            for (int64_t i = 0; i < width; i++) {
+                float sum = sums[m * PC_THIN_N + i];
+                if (p->bias) sum += p->bias[n0 + i];
+                if (p->accumulate) sum += c[i];
+                if (p->add) sum += p->add[m * p->ld_add + n0 + i];
+                c[i] = sum;
             }
         }
     }
@@ -305,8 +336,9 @@ void S(pc_product)(pc_pool *pool, const pc_product *p)
         job.add = NULL;
     }
     PC_ASSERT(p->K > 0, "a product of %lld terms", (long long)p->K);
-    if (p->trans_b && !p->trans_a && p->M <= THIN) {
-        pc_parallel(pool, p->N, pc_max64(THIN_N, 65536 / pc_max64(1, job.K) / THIN_N * THIN_N),
+    if (p->trans_b && !p->trans_a && p->M <= PC_THIN) {
+        pc_parallel(pool, p->N,
+                    pc_max64(PC_THIN_N, 65536 / pc_max64(1, job.K) / PC_THIN_N * PC_THIN_N),
                     thin_columns, &job);
         return;
     }

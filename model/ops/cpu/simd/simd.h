@@ -9,7 +9,8 @@
  *   linear_body.h  linear, linear_act            norm_body.h      layernorm, rmsnorm
  *   act_body.h     act, swiglu                   attention_body.h attention over intervals
  *   xent_body.h    linear_xent                   rows_body.h      rope, add, copies by row
- *   optim_body.h   adamw, accumulate ...         overlay_body.h   the slots these replace
+ *   optim_body.h   adamw, accumulate ...         stored_body.h    bf16, f16, blocks: widened by vectors
+ *   overlay_body.h the slots these replace
  *
  * Comparisons keep NaN: v_max(c, x) and v_min(c, x) return x when x is NaN, so the constant goes first.
  */

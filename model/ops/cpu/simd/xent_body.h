@@ -8,6 +8,7 @@
 
 #include "model/ops/cpu/simd/math.h"
 #include "model/ops/cpu/simd/product.h"
+#include "model/ops/cpu/stored.h"
 #include "model/ops/cpu/workspace.h"
 
 typedef struct xent_job {
@@ -108,7 +109,11 @@ static void chunk(pc_ctx *ctx, xent_job *j)
     const int64_t C = j->x.dim[1], V = j->w.dim[0], rows = j->count;
     pc_parallel(ctx->pool, rows, pc_row_grain(C), pack_rows, j);
     pc_product logits = {.M = rows, .N = V, .K = C, .a = j->packed, .lda = C, .trans_b = true};
-    logits.b = j->w.data;
+    if (pc_stored(j->w, PC_F32))
+        logits.stored = j->w.data;
+    else
+        logits.b = j->w.data;
+    logits.type = j->w.dtype;
     logits.ldb = j->w.stride;
     logits.c = j->logits;
     logits.ldc = V;

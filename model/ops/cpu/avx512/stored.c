@@ -1,0 +1,1 @@
+#include "model/ops/cpu/simd/stored_body.h"
