@@ -45,6 +45,8 @@ typedef pc_status pc_st_fill(void *arg, void *buffer, int64_t index, int64_t beg
 pc_status pc_safetensors_write(const char *path, const pc_st_out *list, int64_t n,
                                const char *metadata_json);
 
+// A file's bytes, malloc'ed.
+pc_status pc_safetensors_memory(char **out, size_t *size, const pc_st_out *list, int64_t n);
 // The same in pieces of a few MB that `fill` makes: `data` of the list is not looked at.
 pc_status pc_safetensors_stream(const char *path, const pc_st_out *list, int64_t n,
                                 const char *metadata_json, pc_st_fill *fill, void *arg);

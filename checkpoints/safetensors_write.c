@@ -144,18 +144,25 @@ static pc_status write_tensor(FILE *f, const pc_st_out *t, const pieces *p)
     return pc_context(st, "tensor '%s'", t->name);
 }
 
+static pc_status write_to(FILE *f, const char *header, size_t length, const pc_st_out *order,
+                          int64_t n, const pieces *p)
+{
+    unsigned char le[8];
+    for (int i = 0; i < 8; i++) le[i] = (unsigned char)((uint64_t)length >> (8 * i));
+    const bool ok = fwrite(le, 1, 8, f) == 8 && fwrite(header, 1, length, f) == length;
+    pc_status st = ok ? PC_OK : pc_fail_errno("cannot write");
+    for (int64_t i = 0; i < n && !st; i++) st = write_tensor(f, &order[i], p);
+    return st;
+}
+
 static pc_status write_all(const char *tmp, const char *header, size_t length,
                            const pc_st_out *order, int64_t n, const pieces *p)
 {
     FILE *f = fopen(tmp, "wbe");
     if (!f) return pc_fail_errno("cannot create '%s'", tmp);
-    unsigned char le[8];
-    for (int i = 0; i < 8; i++) le[i] = (unsigned char)((uint64_t)length >> (8 * i));
-    const bool ok = fwrite(le, 1, 8, f) == 8 && fwrite(header, 1, length, f) == length;
-    pc_status st = ok ? PC_OK : pc_fail_errno("cannot write '%s'", tmp);
-    for (int64_t i = 0; i < n && !st; i++) st = write_tensor(f, &order[i], p);
-    if (fclose(f) != 0 && !st) st = pc_fail_errno("cannot write '%s'", tmp);
-    return st;
+    pc_status st = write_to(f, header, length, order, n, p);
+    if (fclose(f) != 0 && !st) st = pc_fail_errno("cannot write");
+    return pc_context(st, "'%s'", tmp);
 }
 
 static pc_status write_file(const char *path, const pc_st_out *list, int64_t n,
@@ -188,6 +195,28 @@ pc_status pc_safetensors_write(const char *path, const pc_st_out *list, int64_t 
                                const char *metadata_json)
 {
     return write_file(path, list, n, metadata_json, &(pieces){0});
+}
+
+pc_status pc_safetensors_memory(char **out, size_t *size, const pc_st_out *list, int64_t n)
+{
+    char *header = NULL;
+    size_t length = 0;
+    *out = NULL;
+    pc_st_out *order = malloc((size_t)(n ? n : 1) * sizeof *order);
+    FILE *f = open_memstream(out, size);
+    pc_status st = order && f ? PC_OK : pc_fail(PC_ERR_MEMORY, "%lld tensors", (long long)n);
+    if (!st && n) memcpy(order, list, (size_t)n * sizeof *order);
+    if (!st && n > 1) qsort(order, (size_t)n, sizeof *order, by_item_then_name);
+    if (!st) st = header_text(&header, &length, order, n, NULL);
+    if (!st) st = write_to(f, header, length, order, n, &(pieces){0});
+    if (f && fclose(f) != 0 && !st) st = pc_fail(PC_ERR_MEMORY, "%lld tensors", (long long)n);
+    free(header);
+    free(order);
+    if (st) {
+        free(*out);
+        *out = NULL;
+    }
+    return st;
 }
 
 pc_status pc_safetensors_stream(const char *path, const pc_st_out *list, int64_t n,

@@ -1,0 +1,340 @@
+/*
+ * origin.c - see origin.h.
+ */
+#include "checkpoints/origin.h"
+
+#include "checkpoints/numbers.h"
+#include "model/core/file.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// A run of theirs inside one of ours: numbers [begin, begin + count) are those of `entry` from `offset` on.
+struct pc_origin_run {
+    const char *ours;
+    int64_t begin, count, offset;
+    const pc_st_entry *entry;
+};
+typedef struct pc_origin_run run;
+
+static const pc_param *find_param(const pc_origin *o, const char *ours)
+{
+    return pc_params_find((pc_params *)(uintptr_t)&o->shape.params, ours);
+}
+
+static int64_t numel_of(const pc_param *p)
+{
+    int64_t n = 1;
+    for (int i = 0; i < p->rank; i++) n *= p->dim[i];
+    return n;
+}
+
+static int64_t row_of(const pc_param *p)
+{
+    int64_t n = 1;
+    for (int i = 1; i < p->rank; i++) n *= p->dim[i];
+    return n;
+}
+
+/* ---- opening ---- */
+
+static int by_place(const void *a, const void *b)
+{
+    const run *x = a, *y = b;
+    const int order = strcmp(x->ours, y->ours);
+    return order ? order : x->begin < y->begin ? -1 : x->begin > y->begin;
+}
+
+// Every number of ours must come from exactly one run of theirs.
+static pc_status check_runs(const pc_origin *o)
+{
+    const int n = o->match.aliases.count;
+    int i = 0, params = 0;
+    while (i < n) {
+        const pc_param *p = find_param(o, o->runs[i].ours);
+        PC_ASSERT(p, "the family names '%s', the model has no such parameter", o->runs[i].ours);
+        int64_t at = 0;
+        for (const char *ours = o->runs[i].ours; i < n && !strcmp(o->runs[i].ours, ours); i++) {
+            if (o->runs[i].begin != at)
+                return pc_fail(PC_ERR_FORMAT, "parameter '%s': number %lld comes from no tensor",
+                               ours, (long long)at);
+            at += o->runs[i].count;
+        }
+        if (at != numel_of(p))
+            return pc_fail(PC_ERR_FORMAT, "parameter '%s': %lld of %lld numbers are in the files",
+                           p->name, (long long)at, (long long)numel_of(p));
+        params++;
+    }
+    if (params != o->shape.params.count)
+        return pc_fail(PC_ERR_FORMAT, "%d of %d parameters are in the files", params,
+                       o->shape.params.count);
+    return PC_OK;
+}
+
+static pc_status make_runs(pc_origin *o)
+{
+    const pc_aliases *a = &o->match.aliases;
+    o->runs = calloc((size_t)a->count + 1, sizeof *o->runs);
+    if (!o->runs) return pc_fail(PC_ERR_MEMORY, "list of %d tensors", a->count);
+    for (int i = 0; i < a->count; i++) {
+        const pc_alias *x = &a->list[i];
+        const pc_param *p = find_param(o, x->ours);
+        PC_ASSERT(p, "the family names '%s', the model has no such parameter", x->ours);
+        o->runs[i] = (run){x->ours, x->row * row_of(p), x->count, x->offset,
+                           pc_safetensors_find(o->tensors, x->theirs)};
+    }
+    if (a->count > 1) qsort(o->runs, (size_t)a->count, sizeof *o->runs, by_place);
+    return check_runs(o);
+}
+
+static pc_status open_dir(pc_origin *o, const char *dir)
+{
+    o->family = o->bundle.family;
+    pc_status st = pc_safetensors_open_dir(&o->tensors, dir);
+    if (st) return st; // names the files
+    if ((st = pc_hf_match_open(&o->match, o->family, &o->shape.config, o->tensors)) ||
+        (st = pc_hf_match_status(&o->match, o->tensors)) || (st = make_runs(o)))
+        return pc_context(st, "'%s'", dir);
+    return pc_hf_carry(&o->bundle.text, dir, o->family, &o->match, o->tensors);
+}
+
+static pc_status check_native(const pc_origin *o)
+{
+    for (int i = 0; i < o->shape.params.count; i++) {
+        const pc_param *p = &o->shape.params.list[i];
+        const pc_st_entry *e = pc_safetensors_find(o->tensors, p->name);
+        if (!e) return pc_fail(PC_ERR_FORMAT, "parameter '%s' is missing", p->name);
+        if (e->rank != p->rank ||
+            (p->rank && memcmp(e->dim, p->dim, (size_t)p->rank * sizeof *p->dim) != 0))
+            return pc_fail(PC_ERR_FORMAT, "parameter '%s' has another shape than the model's",
+                           p->name);
+    }
+    return PC_OK;
+}
+
+static pc_status open_native(pc_origin *o, const char *path)
+{
+    o->native = true;
+    pc_status st = pc_native_map(&o->tensors, path);
+    if (!st) st = pc_context(check_native(o), "checkpoint '%s'", path);
+    return st;
+}
+
+static bool ends_in(const char *s, const char *end)
+{
+    const size_t n = strlen(s), k = strlen(end);
+    return n >= k && !strcmp(s + n - k, end);
+}
+
+static pc_status open_rest(pc_origin *o, const char *path)
+{
+    pc_status st;
+    const bool dir = pc_is_dir(path), mapped = dir || ends_in(path, ".h5");
+    st = mapped ? pc_bundle_open_light(&o->bundle, path) : pc_bundle_open(&o->bundle, path);
+    if (st) return st;
+    if ((st = pc_model_open(&o->shape, &o->bundle.model.config, PC_F32, false)) ||
+        (st = dir      ? open_dir(o, path)
+              : mapped ? open_native(o, path)
+                       : PC_OK) ||
+        (st = pc_context(pc_hf_source_open(&o->source, &o->bundle.text), "'%s'", path)))
+        return st;
+    if (!o->family) o->family = o->source.family ? o->source.family : o->bundle.family;
+    return PC_OK;
+}
+
+pc_status pc_origin_open(pc_origin *out, const char *path)
+{
+    *out = (pc_origin){0};
+    const pc_status st = open_rest(out, path);
+    if (st) pc_origin_close(out);
+    return st;
+}
+
+void pc_origin_close(pc_origin *o)
+{
+    for (int i = 0; i < o->adapter_count; i++) pc_peft_close(&o->adapters[i]);
+    free(o->adapters);
+    free(o->numbers);
+    free(o->runs);
+    pc_hf_source_close(&o->source);
+    pc_hf_match_close(&o->match);
+    pc_safetensors_close(o->tensors);
+    pc_model_close(&o->shape);
+    pc_bundle_close(&o->bundle);
+    *o = (pc_origin){0};
+}
+
+pc_status pc_origin_adapt(pc_origin *o, const char *dir)
+{
+    pc_peft p;
+    if (!o->family)
+        return pc_fail(PC_ERR_INPUT,
+                       "'%s' does not say which family it is of: adapters go by its module names",
+                       o->bundle.path);
+    pc_peft *more = realloc(o->adapters, (size_t)(o->adapter_count + 1) * sizeof *more);
+    if (!more) return pc_fail(PC_ERR_MEMORY, "an adapter");
+    o->adapters = more;
+    pc_status st = pc_peft_open(&p, dir);
+    if (st) return st;
+    if ((st = pc_peft_match(&p, o->family, &o->shape.config))) {
+        pc_peft_close(&p);
+        return pc_context(st, "'%s' for '%s'", dir, o->bundle.path);
+    }
+    o->adapters[o->adapter_count++] = p;
+    o->merged = NULL;
+    return PC_OK;
+}
+
+/* ---- reading ---- */
+
+static pc_status entry_floats(float *out, const pc_st_entry *e, int64_t at, int64_t count)
+{
+    pc_dtype t;
+    if (!pc_dtype_from_text(&t, e->dtype) ||
+        (t != PC_F32 && t != PC_F64 && t != PC_BF16 && t != PC_F16))
+        return pc_fail(PC_ERR_FORMAT, "tensor '%.200s' is %s, expected floating-point numbers",
+                       e->name, e->dtype);
+    pc_widen(out, (const char *)e->data + (size_t)at * pc_dtype_size(t), t, count);
+    return PC_OK;
+}
+
+// First run of this parameter that ends behind `at`.
+static const run *first_run(const pc_origin *o, const char *ours, int64_t at)
+{
+    int lo = 0, hi = o->match.aliases.count;
+    while (lo < hi) {
+        const int mid = lo + (hi - lo) / 2;
+        const int order = strcmp(o->runs[mid].ours, ours);
+        if (order < 0 || (order == 0 && o->runs[mid].begin + o->runs[mid].count <= at))
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return &o->runs[lo];
+}
+
+static pc_status read_stored(const pc_origin *o, float *out, const pc_param *p, int64_t at,
+                             int64_t count)
+{
+    if (!o->tensors) {
+        const pc_param *w =
+            pc_params_find((pc_params *)(uintptr_t)&o->bundle.model.params, p->name);
+        PC_ASSERT(w, "no parameter '%s'", p->name);
+        memcpy(out, (const float *)w->weight->w.data + at, (size_t)count * sizeof *out);
+        return PC_OK;
+    }
+    if (o->native) return entry_floats(out, pc_safetensors_find(o->tensors, p->name), at, count);
+    pc_status st = PC_OK;
+    for (const run *r = first_run(o, p->name, at); count > 0 && !st; r++) {
+        const int64_t skip = at - r->begin, n = r->count - skip < count ? r->count - skip : count;
+        st = entry_floats(out, r->entry, r->offset + skip, n);
+        out += n;
+        at += n;
+        count -= n;
+    }
+    return st;
+}
+
+static bool is_adapted(const pc_origin *o, const char *ours)
+{
+    for (int k = 0; k < o->adapter_count; k++)
+        for (int64_t i = 0; i < o->adapters[k].count; i++)
+            if (!strcmp(o->adapters[k].list[i].ours, ours)) return true;
+    return false;
+}
+
+static pc_status merge(pc_origin *o, const pc_param *p)
+{
+    const int64_t n = numel_of(p), row = row_of(p);
+    if (n > o->room) {
+        float *more = realloc(o->numbers, (size_t)n * sizeof *more);
+        if (!more) return pc_fail(PC_ERR_MEMORY, "parameter '%s'", p->name);
+        o->numbers = more;
+        o->room = n;
+    }
+    o->merged = NULL;
+    pc_status st = read_stored(o, o->numbers, p, 0, n);
+    for (int k = 0; k < o->adapter_count && !st; k++)
+        st = pc_peft_merge(&o->adapters[k], p->name, pc_view2(o->numbers, PC_F32, n / row, row));
+    if (!st) o->merged = p;
+    return st;
+}
+
+pc_status pc_origin_read(pc_origin *o, float *out, const char *ours, int64_t at, int64_t count)
+{
+    const pc_param *p = find_param(o, ours);
+    PC_ASSERT(p, "no parameter '%s'", ours);
+    PC_ASSERT(at >= 0 && count >= 0 && at + count <= numel_of(p), "'%s': %lld from %lld of %lld",
+              ours, (long long)count, (long long)at, (long long)numel_of(p));
+    if (!is_adapted(o, ours)) return read_stored(o, out, p, at, count);
+    if (o->merged != p) {
+        const pc_status st = merge(o, p);
+        if (st) return st;
+    }
+    memcpy(out, o->numbers + at, (size_t)count * sizeof *out);
+    return PC_OK;
+}
+
+pc_status pc_origin_bind(pc_origin *o, pc_params *params)
+{
+    pc_status st = PC_OK;
+    for (int i = 0; i < params->count && !st; i++) {
+        const pc_param *p = &params->list[i];
+        st = pc_origin_read(o, p->weight->w.data, p->name, 0, numel_of(p));
+    }
+    return st;
+}
+
+static pc_dtype both(pc_dtype a, pc_dtype b)
+{
+    return a == b ? a : PC_F32;
+}
+
+static pc_dtype entry_type(const pc_st_entry *e)
+{
+    pc_dtype t;
+    return pc_dtype_from_text(&t, e->dtype) && (t == PC_BF16 || t == PC_F16) ? t : PC_F32;
+}
+
+pc_dtype pc_origin_dtype(const pc_origin *o, const char *ours)
+{
+    if (!o->tensors || is_adapted(o, ours)) return PC_F32;
+    if (o->native) return entry_type(pc_safetensors_find(o->tensors, ours));
+    const run *r = first_run(o, ours, 0);
+    pc_dtype t = entry_type(r->entry);
+    for (int64_t n = numel_of(find_param(o, ours)) - r->count; n > 0; n -= r->count)
+        t = both(t, entry_type((++r)->entry));
+    return t;
+}
+
+/* ---- texts ---- */
+
+static char *json_text(json_t *o)
+{
+    char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    json_decref(o);
+    return text;
+}
+
+static bool copy_if(char **out, const char *text)
+{
+    *out = text ? strdup(text) : NULL;
+    return !text || *out;
+}
+
+pc_status pc_origin_texts(pc_native_text *out, const pc_origin *o)
+{
+    const pc_bundle *b = &o->bundle;
+    const pc_native_text *t = &b->text;
+    *out = (pc_native_text){.model = json_text(pc_model_config_to_json(&o->shape.config))};
+    bool ok = out->model && copy_if(&out->recipe, t->recipe) && copy_if(&out->state, t->state) &&
+              copy_if(&out->source, t->source);
+    if (ok && b->has_image) ok = (out->image = json_text(pc_image_config_to_json(&b->image)));
+    if (ok && b->tokenizer) ok = (out->tokenizer = pc_tokenizer_json(b->tokenizer));
+    if (ok && b->template) ok = (out->template_name = strdup(pc_template_name(b->template)));
+    pc_status st = ok ? PC_OK : pc_fail(PC_ERR_MEMORY, "checkpoint texts");
+    for (int i = 0; i < t->file_count && !st; i++)
+        st = pc_native_add_file(out, t->files[i].name, t->files[i].data, t->files[i].size);
+    if (st) pc_native_text_close(out);
+    return st;
+}

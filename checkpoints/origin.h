@@ -1,0 +1,52 @@
+/*
+ * origin.h - a model's numbers wherever they lie, a piece at a time: what every conversion reads from.
+ *
+ *   directory        mapped safetensors (or PyTorch files) under their names
+ *   native .h5       mapped parameters under ours
+ *   anything else    what pc_bundle_open makes of it, in memory
+ *
+ * Low-rank adapters, those of a native checkpoint or of a PEFT folder, are merged on the way: who reads sees
+ * W + s B A. One parameter at a time is in memory then, otherwise none.
+ */
+#ifndef PC_CHECKPOINTS_ORIGIN_H
+#define PC_CHECKPOINTS_ORIGIN_H
+
+#include "checkpoints/bundle.h"
+#include "checkpoints/hf_carry.h"
+#include "checkpoints/peft.h"
+
+typedef struct pc_origin {
+    pc_bundle
+        bundle; // tokenizer, template, image settings and texts; weights only of "anything else"
+    pc_model shape;          // its parameter list, without memory
+    bool native;             // tensors are under our names
+    const pc_family *family; // NULL: not known
+    pc_hf_source source;
+    pc_safetensors *tensors;    // NULL: the bundle holds the numbers
+    pc_hf_match match;          // a directory's
+    struct pc_origin_run *runs; // a directory's aliases by our name and row
+    pc_peft *adapters;          // to merge
+    int adapter_count;
+    const pc_param *merged; // whose merged numbers are in `numbers`
+    float *numbers;
+    int64_t room;
+} pc_origin;
+
+pc_status pc_origin_open(pc_origin *out, const char *path);
+void pc_origin_close(pc_origin *o); // a zeroed one is fine
+
+// A PEFT folder, to be merged into everything that is read from here on. Needs a family.
+pc_status pc_origin_adapt(pc_origin *o, const char *dir);
+
+// `count` numbers of our parameter from number `at` on.
+pc_status pc_origin_read(pc_origin *o, float *out, const char *ours, int64_t at, int64_t count);
+// All of them into bound f32 parameters of the same model.
+pc_status pc_origin_bind(pc_origin *o, pc_params *params);
+
+// The narrowest of f32, bf16, f16 that holds the parameter as stored; f32 when it is merged or was anything else.
+pc_dtype pc_origin_dtype(const pc_origin *o, const char *ours);
+
+// Everything that a native checkpoint of it says: copies of what the bundle has.
+pc_status pc_origin_texts(pc_native_text *out, const pc_origin *o);
+
+#endif
