@@ -7,5 +7,8 @@
 #include "model/core/status.h"
 
 pc_status convert_inspect(int argc, char **argv);
+pc_status convert_import(int argc, char **argv);
+pc_status convert_export(int argc, char **argv);
+pc_status convert_merge(int argc, char **argv);
 
 #endif

@@ -1,0 +1,360 @@
+/*
+ * hf_config.c - see hf_config.h.
+ */
+#include "checkpoints/hf_config.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- config.json of each family ---- */
+
+static const char *act_name(pc_act a)
+{
+    switch (a) {
+    case PC_ACT_GELU: return "gelu";
+    case PC_ACT_GELU_TANH: return "gelu_pytorch_tanh";
+    case PC_ACT_QUICK: return "quick_gelu";
+    case PC_ACT_SILU: return "silu";
+    case PC_ACT_RELU: return "relu";
+    }
+    return "gelu";
+}
+
+static json_t *vision_json(const pc_vision_config *v, const char *type)
+{
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:f, s:s}", "model_type", type,
+                     "hidden_size", (json_int_t)v->C, "intermediate_size", (json_int_t)v->F,
+                     "num_hidden_layers", (json_int_t)v->L, "num_attention_heads", (json_int_t)v->H,
+                     "image_size", (json_int_t)v->image_size, "patch_size", (json_int_t)v->patch,
+                     "num_channels", 3, "layer_norm_eps", v->eps, "hidden_act", act_name(v->act));
+}
+
+static void put_id(json_t *o, const char *key, int64_t id)
+{
+    json_object_set_new(o, key, id >= 0 ? json_integer(id) : json_null());
+}
+
+static json_t *text_tower_json(const pc_text_config *t, const char *type)
+{
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:s}", "model_type", type,
+                     "hidden_size", (json_int_t)t->C, "intermediate_size", (json_int_t)t->F,
+                     "num_hidden_layers", (json_int_t)t->L, "num_attention_heads", (json_int_t)t->H,
+                     "max_position_embeddings", (json_int_t)t->T, "vocab_size", (json_int_t)t->V,
+                     "layer_norm_eps", t->eps, "hidden_act", act_name(t->act));
+}
+
+static json_t *clip_json(const pc_model_config *c, const pc_tokenizer *tok)
+{
+    const pc_clip_config *m = &c->clip;
+    json_t *text = text_tower_json(&m->text, "clip_text_model");
+    json_object_set_new(text, "projection_dim", json_integer(m->text.E));
+    // 2 is the library's word for "pool at the largest id".
+    put_id(text, "eos_token_id", m->text.pool == PC_POOL_LARGEST ? 2 : m->text.eot_id);
+    put_id(text, "bos_token_id", tok ? pc_tokenizer_bos(tok) : -1);
+    put_id(text, "pad_token_id", tok ? pc_tokenizer_pad(tok) : -1);
+    json_t *vision = vision_json(&m->vision, "clip_vision_model");
+    json_object_set_new(vision, "projection_dim", json_integer(m->vision.E));
+    return json_pack("{s:[s], s:s, s:I, s:f, s:o, s:o}", "architectures", "CLIPModel", "model_type",
+                     "clip", "projection_dim", (json_int_t)m->vision.E, "logit_scale_init_value",
+                     m->init_scale, "text_config", text, "vision_config", vision);
+}
+
+static json_t *siglip_json(const pc_model_config *c, const pc_tokenizer *tok)
+{
+    const pc_clip_config *m = &c->clip;
+    json_t *text = text_tower_json(&m->text, "siglip_text_model");
+    json_object_set_new(text, "projection_size", json_integer(m->text.E));
+    put_id(text, "pad_token_id", m->text.pad_id);
+    put_id(text, "bos_token_id", tok ? pc_tokenizer_bos(tok) : -1);
+    put_id(text, "eos_token_id", tok ? pc_tokenizer_eos(tok) : -1);
+    return json_pack("{s:[s], s:s, s:o, s:o}", "architectures", "SiglipModel", "model_type",
+                     "siglip", "text_config", text, "vision_config",
+                     vision_json(&m->vision, "siglip_vision_model"));
+}
+
+// Both spellings of the rotary embedding: `rope_theta` and `rope_scaling` until transformers 4, both read by 5.
+static void put_rope(json_t *o, const pc_rope_config *r)
+{
+    json_object_set_new(o, "rope_theta", json_real(r->theta));
+    json_t *scaling = NULL;
+    if (r->scaling == PC_ROPE_LINEAR)
+        scaling = json_pack("{s:s, s:f}", "rope_type", "linear", "factor", r->factor);
+    if (r->scaling == PC_ROPE_LLAMA3)
+        scaling =
+            json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", r->factor,
+                      "low_freq_factor", r->low_freq, "high_freq_factor", r->high_freq,
+                      "original_max_position_embeddings", (json_int_t)llround(r->original_max));
+    json_object_set_new(o, "rope_scaling", scaling ? scaling : json_null());
+}
+
+static json_t *decoder_json(const pc_decoder_config *d, const char *type, const pc_tokenizer *tok)
+{
+    json_t *o =
+        json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:b}", "model_type",
+                  type, "hidden_size", (json_int_t)d->C, "intermediate_size", (json_int_t)d->F,
+                  "num_hidden_layers", (json_int_t)d->L, "num_attention_heads", (json_int_t)d->H,
+                  "num_key_value_heads", (json_int_t)d->G, "head_dim", (json_int_t)d->D,
+                  "vocab_size", (json_int_t)d->V, "max_position_embeddings", (json_int_t)d->T,
+                  "rms_norm_eps", d->eps, "initializer_range", d->std > 0.0 ? d->std : 0.02,
+                  "hidden_act", "silu", "tie_word_embeddings", (int)d->tied);
+    put_rope(o, &d->rope);
+    if (!strcmp(type, "mistral") || !strcmp(type, "qwen2"))
+        json_object_set_new(o, "sliding_window", d->window ? json_integer(d->window) : json_null());
+    if (!strcmp(type, "qwen2")) {
+        json_object_set_new(o, "use_sliding_window", json_boolean(d->window > 0));
+        if (d->window) json_object_set_new(o, "max_window_layers", json_integer(0));
+    }
+    put_id(o, "bos_token_id", tok ? pc_tokenizer_bos(tok) : -1);
+    put_id(o, "eos_token_id", tok ? pc_tokenizer_eos(tok) : -1);
+    put_id(o, "pad_token_id", tok ? pc_tokenizer_pad(tok) : -1);
+    return o;
+}
+
+static const char *decoder_type(const pc_decoder_config *d)
+{
+    return d->qkv_bias ? "qwen2" : d->window ? "mistral" : "llama";
+}
+
+static json_t *text_json(const pc_model_config *c, const pc_tokenizer *tok)
+{
+    const char *type = decoder_type(&c->vlm.decoder);
+    json_t *o = decoder_json(&c->vlm.decoder, type, tok);
+    json_object_set_new(o, "architectures",
+                        json_pack("[s]", !strcmp(type, "qwen2")     ? "Qwen2ForCausalLM"
+                                         : !strcmp(type, "mistral") ? "MistralForCausalLM"
+                                                                    : "LlamaForCausalLM"));
+    return o;
+}
+
+static json_t *llava_json(const pc_model_config *c, const pc_tokenizer *tok)
+{
+    const pc_vlm_config *m = &c->vlm;
+    json_t *o =
+        json_pack("{s:[s], s:s, s:I, s:I, s:s, s:s, s:b, s:b, s:o, s:o}", "architectures",
+                  "LlavaForConditionalGeneration", "model_type", "llava", "image_token_index",
+                  (json_int_t)m->image_id, "vision_feature_layer", (json_int_t)m->feature_layer,
+                  "vision_feature_select_strategy", m->keep_class ? "full" : "default",
+                  "projector_hidden_act", act_name(m->projector.act), "multimodal_projector_bias",
+                  (int)m->projector.bias, "tie_word_embeddings", (int)m->decoder.tied,
+                  "text_config", decoder_json(&m->decoder, decoder_type(&m->decoder), tok),
+                  "vision_config",
+                  vision_json(&m->vision,
+                              m->vision.class_token ? "clip_vision_model" : "siglip_vision_model"));
+    // The library counts a class token that is dropped out of it by itself.
+    json_object_set_new(o, "image_seq_length", json_integer(pc_vlm_rows_per_image(m)));
+    return o;
+}
+
+static json_t *made_for(const pc_model_config *c, const pc_tokenizer *tok)
+{
+    if (c->kind == PC_MODEL_CLIP)
+        return c->clip.loss == PC_CONTRAST_SIGMOID ? siglip_json(c, tok) : clip_json(c, tok);
+    return c->vlm.vision.L ? llava_json(c, tok) : text_json(c, tok);
+}
+
+/* ---- the same model? ---- */
+
+// How it starts when it is new, and how it is computed, is no part of what a model is.
+static bool beside_the_point(const char *key)
+{
+    static const char *const keys[] = {"std", "init_scale", "init_bias", "recompute", NULL};
+    for (const char *const *k = keys; *k; k++)
+        if (!strcmp(*k, key)) return true;
+    return false;
+}
+
+static bool same_value(const json_t *a, const json_t *b)
+{
+    if (json_is_number(a) && json_is_number(b))
+        return fabs(json_number_value(a) - json_number_value(b)) <=
+               1e-9 * fabs(json_number_value(a));
+    return json_equal((json_t *)(uintptr_t)a, (json_t *)(uintptr_t)b);
+}
+
+// The first key whose values differ, as "section.key", with both.
+static bool first_difference(char *out, size_t size, const json_t *a, const json_t *b,
+                             const char *section)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)a, key, v)
+    {
+        const json_t *w = json_object_get(b, key);
+        if (beside_the_point(key)) continue;
+        if (json_is_object(v) && json_is_object(w)) {
+            if (first_difference(out, size, v, w, key)) return true;
+        } else if (!w || !same_value(v, w)) {
+            char *x = json_dumps(v, JSON_ENCODE_ANY),
+                 *y = w ? json_dumps(w, JSON_ENCODE_ANY) : NULL;
+            snprintf(out, size, "%s%s%s is %.60s, config.json would say %.60s", section,
+                     *section ? "." : "", key, x ? x : "?", y ? y : "nothing");
+            free(x);
+            free(y);
+            return true;
+        }
+    }
+    return false;
+}
+
+// PC_OK and an empty text when config.json `json` says exactly this model.
+static pc_status says(char *difference, size_t size, const pc_family **family, const json_t *json,
+                      const pc_model_config *c)
+{
+    pc_model_config read;
+    pc_status st = pc_family_from_config(family, &read, json);
+    if (st) return st;
+    json_t *a = pc_model_config_to_json(c), *b = pc_model_config_to_json(&read);
+    difference[0] = '\0';
+    if (!a || !b) st = pc_fail(PC_ERR_MEMORY, "description of the model");
+    if (!st) first_difference(difference, size, a, b, "");
+    json_decref(a);
+    json_decref(b);
+    return st;
+}
+
+static void update(json_t *o, const json_t *from)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)from, key, v)
+    {
+        json_t *mine = json_object_get(o, key);
+        if (json_is_object(mine) && json_is_object(v))
+            update(mine, v);
+        else if (strcmp(key, "architectures") != 0 || !mine)
+            json_object_set(o, key, v);
+    }
+}
+
+static void put_dtype(json_t *o, const char *dtype)
+{
+    const bool newer = json_object_get(o, "dtype") != NULL;
+    json_object_set_new(o, newer ? "dtype" : "torch_dtype", json_string(dtype));
+    if (newer) json_object_del(o, "torch_dtype");
+    json_object_del(o, "quantization_config");
+    const char *sections[] = {"text_config", "vision_config"};
+    for (int i = 0; i < 2; i++) {
+        json_t *s = json_object_get(o, sections[i]);
+        if (json_object_get(s, "dtype")) json_object_set_new(s, "dtype", json_string(dtype));
+        if (json_object_get(s, "torch_dtype"))
+            json_object_set_new(s, "torch_dtype", json_string(dtype));
+    }
+}
+
+pc_status pc_hf_config_json(json_t **out, const pc_family **family, const pc_model_config *c,
+                            const json_t *carried, const pc_tokenizer *tok, const char *dtype)
+{
+    char difference[320] = "";
+    *out = NULL;
+    pc_status st = PC_OK;
+    json_t *o = carried ? json_deep_copy(carried) : NULL;
+    if (o && !(st = says(difference, sizeof difference, family, o, c)) && !difference[0]) goto done;
+    // Trained on to another shape, or new: what is made goes over what was carried.
+    json_t *made = made_for(c, tok);
+    if (o && !st && made &&
+        !strcmp(json_string_value(json_object_get(o, "model_type")),
+                json_string_value(json_object_get(made, "model_type")))) {
+        json_object_del(o, "rope_parameters");
+        json_object_del(json_object_get(o, "text_config"), "rope_parameters");
+        update(o, made);
+        json_decref(made);
+    } else if (!o) {
+        o = made;
+    } else {
+        json_decref(made);
+    }
+    if (!o) return pc_fail(PC_ERR_MEMORY, "config.json");
+    if (!st) st = says(difference, sizeof difference, family, o, c);
+    if (!st && difference[0])
+        st = pc_fail(PC_ERR_INPUT,
+                     "no config.json of family %s can say this model: %s. Such a model stays in "
+                     "percept's own format",
+                     (*family)->name, difference);
+done:
+    if (st) {
+        json_decref(o);
+        return st;
+    }
+    put_dtype(o, dtype);
+    *out = o;
+    return PC_OK;
+}
+
+/* ---- the others ---- */
+
+static json_t *three(const double v[3])
+{
+    return json_pack("[f,f,f]", v[0], v[1], v[2]);
+}
+
+pc_status pc_hf_preprocessor_json(json_t **out, const pc_image_config *c)
+{
+    pc_image_config back;
+    *out = NULL;
+    if (c->kind != PC_IMAGE_SQUARE) return PC_OK;
+    const bool squash = c->fit == PC_FIT_SQUASH;
+    const char *type = squash                 ? "SiglipImageProcessor"
+                       : c->fit == PC_FIT_PAD ? "LlavaImageProcessor"
+                                              : "CLIPImageProcessor";
+    json_t *o =
+        json_pack("{s:s, s:b, s:b, s:b, s:b, s:f, s:i, s:o, s:o}", "image_processor_type", type,
+                  "do_convert_rgb", 1, "do_resize", 1, "do_rescale", 1, "do_normalize", 1,
+                  "rescale_factor", 1.0 / 255.0, "resample", c->filter == PC_FILTER_BICUBIC ? 3 : 2,
+                  "image_mean", three(c->mean), "image_std", three(c->std));
+    if (!o) return pc_fail(PC_ERR_MEMORY, "preprocessor_config.json");
+    const json_int_t S = c->size;
+    if (squash) {
+        json_object_set_new(o, "size", json_pack("{s:I, s:I}", "height", S, "width", S));
+    } else {
+        json_object_set_new(o, "do_center_crop", json_true());
+        json_object_set_new(o, "do_pad", json_boolean(c->fit == PC_FIT_PAD));
+        json_object_set_new(o, "size", json_pack("{s:I}", "shortest_edge", S));
+        json_object_set_new(o, "crop_size", json_pack("{s:I, s:I}", "height", S, "width", S));
+    }
+    // Read back: other settings (a fill of its own, longest side first) have no processor.
+    const pc_status st = pc_image_config_from_hf(&back, o);
+    const bool same = !st && back.kind == c->kind && back.fit == c->fit && back.size == c->size &&
+                      back.filter == c->filter && back.has_fill == c->has_fill &&
+                      !memcmp(back.mean, c->mean, sizeof back.mean) &&
+                      !memcmp(back.std, c->std, sizeof back.std);
+    if (same)
+        *out = o;
+    else
+        json_decref(o);
+    return st == PC_ERR_MEMORY ? st : PC_OK;
+}
+
+json_t *pc_hf_generation_json(const pc_tokenizer *tok)
+{
+    json_t *o = json_pack("{s:b}", "do_sample", 0);
+    const struct {
+        const char *key;
+        int32_t id;
+    } ids[] = {{"bos_token_id", pc_tokenizer_bos(tok)},
+               {"eos_token_id", pc_tokenizer_eos(tok)},
+               {"pad_token_id", pc_tokenizer_pad(tok)}};
+    for (int i = 0; i < 3; i++)
+        if (ids[i].id >= 0) json_object_set_new(o, ids[i].key, json_integer(ids[i].id));
+    return o;
+}
+
+static void put_token(json_t *o, const char *key, const pc_tokenizer *tok, int32_t id)
+{
+    char *text = NULL;
+    if (id < 0 || pc_tokenizer_decode(tok, &text, &id, 1, false)) return;
+    json_object_set_new(o, key, json_string(text));
+    free(text);
+}
+
+json_t *pc_hf_tokenizer_config_json(const pc_tokenizer *tok, int64_t max_length)
+{
+    json_t *o =
+        json_pack("{s:s, s:I, s:b}", "tokenizer_class", "PreTrainedTokenizerFast",
+                  "model_max_length", (json_int_t)max_length, "clean_up_tokenization_spaces", 0);
+    put_token(o, "bos_token", tok, pc_tokenizer_bos(tok));
+    put_token(o, "eos_token", tok, pc_tokenizer_eos(tok));
+    put_token(o, "pad_token", tok, pc_tokenizer_pad(tok));
+    return o;
+}
