@@ -180,6 +180,18 @@ static pc_status validate_square(const pc_vlm_config *c)
                        (long long)c->feature_layer, (long long)-(c->vision.L + 1));
     if (c->keep_class && !c->vision.class_token)
         return pc_fail(PC_ERR_INPUT, "keep_class: true needs vision.class_token: true");
+    if (c->feature_norm && !c->vision.post_norm && c->vision.head == PC_HEAD_NONE)
+        return pc_fail(PC_ERR_INPUT, "feature_norm: true needs vision.post_norm: true");
+    return PC_OK;
+}
+
+/* Both towers look at squares and give one grid of rows. */
+static pc_status validate_hybrid(const pc_vlm_config *c)
+{
+    pc_status st;
+    if ((st = validate_square(c)) || (st = pc_hybrid_validate(&c->high, &c->projector))) return st;
+    if (c->keep_class)
+        return pc_fail(PC_ERR_INPUT, "keep_class: true; the hybrid's large images have no class");
     return PC_OK;
 }
 
@@ -227,8 +239,7 @@ pc_status pc_vlm_eyes_validate(const pc_vlm_config *c)
     case PC_VISUAL_TILES: st = validate_tiles(c); break;
     case PC_VISUAL_GRID: st = pc_qwen2_vision_validate(&c->vision, c->merge); break;
     case PC_VISUAL_RESAMPLER: st = validate_resampler(c); break;
-    case PC_VISUAL_HYBRID:
-        return pc_fail(PC_ERR_INPUT, "visual: kind %d cannot be run", (int)c->visual);
+    case PC_VISUAL_HYBRID: st = validate_hybrid(c); break;
     }
     if (st) return st;
     const int64_t least = pc_vlm_alike(c) ? pc_vlm_image_positions(c, NULL) : 1;
@@ -252,6 +263,10 @@ void pc_vlm_eyes_params(pc_params *p, pc_vlm *l)
         pc_resampler_params(p, &l->resampler, &r);
         return;
     }
+    if (c->visual == PC_VISUAL_HYBRID) {
+        pc_hybrid_params(p, &l->hybrid, &c->high, &c->projector, side(c));
+        return;
+    }
     pc_projector_params(p, &l->projector, &c->projector);
     if (c->visual == PC_VISUAL_TILES) {
         pc_param_add(p, &l->newline, "projector.newline", PC_INIT_NORMAL,
@@ -263,8 +278,9 @@ void pc_vlm_eyes_params(pc_params *p, pc_vlm *l)
 bool pc_vlm_reads(const pc_vlm_config *c, const char *name)
 {
     static const char *const used[] = {"vision.stem.", "vision.class_token", "vision.positions",
-                                       "vision.norm_pre."};
+                                       "vision.norm_pre.", "vision.high."};
     if (strncmp(name, "vision.", 7) != 0) return true;
+    if (!strncmp(name, "vision.norm_post.", 17)) return c->feature_norm;
     for (size_t i = 0; i < sizeof used / sizeof *used; i++)
         if (!strncmp(name, used[i], strlen(used[i]))) return true;
     long long block;
@@ -278,10 +294,16 @@ int64_t pc_vlm_stop(const pc_vlm_config *c)
     return c->vision.L + 1 + c->feature_layer;
 }
 
+static bool norm_trains(const pc_vlm *l)
+{
+    return l->config.feature_norm && pc_norm_trains(&l->vision.norm_post);
+}
+
 static bool tower_trains(const pc_vlm *l)
 {
+    if (!has_tower(&l->config)) return false;
     if (l->config.visual == PC_VISUAL_GRID) return pc_qwen2_vision_trains(&l->grid);
-    return has_tower(&l->config) && pc_vision_trains(&l->vision, pc_vlm_stop(&l->config));
+    return pc_vision_trains(&l->vision, pc_vlm_stop(&l->config)) || norm_trains(l);
 }
 
 /* What stands between the tower's rows and the decoder. */
@@ -290,9 +312,10 @@ static bool connector_trains(const pc_vlm *l)
     switch (l->config.visual) {
     case PC_VISUAL_GRID: return pc_qwen2_merge_trains(&l->grid);
     case PC_VISUAL_RESAMPLER: return pc_resampler_trains(&l->resampler);
+    case PC_VISUAL_HYBRID:
+        return pc_hybrid_join_trains(&l->hybrid) || pc_hybrid_high_trains(&l->hybrid);
     case PC_VISUAL_SQUARE:
-    case PC_VISUAL_TILES:
-    case PC_VISUAL_HYBRID: break;
+    case PC_VISUAL_TILES: break;
     }
     return pc_projector_trains(&l->projector);
 }
@@ -313,8 +336,29 @@ static pc_tensor patch_rows(pc_arena *a, int64_t B, int64_t N1)
     return index;
 }
 
-/* Square crops through tower and projector: (crops * rows per crop, C). */
-static pc_tensor crops_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, pc_tensor pixels)
+/* The rows that a tower passes on, behind its norm where the config asks for it. */
+static void select_rows(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l)
+{
+    const bool drops = pc_present(kept->select_index);
+    pc_tensor rows = kept->hidden;
+    if (drops && l->config.feature_norm) {
+        rows = pc_alloc_like(ctx->act, kept->selected);
+        ctx->ops->gather_forward(ctx, rows, kept->hidden, kept->select_index);
+    }
+    if (l->config.feature_norm) {
+        kept->unnormed = rows;
+        pc_norm_forward(ctx, kept->selected, &kept->feature_norm, &l->vision.norm_post, rows);
+    } else if (drops) {
+        ctx->ops->gather_forward(ctx, kept->selected, kept->hidden, kept->select_index);
+    } else if (pc_present(kept->selected)) {
+        ctx->ops->copy_forward(ctx, kept->selected, kept->hidden);
+    } else {
+        kept->selected = kept->hidden;
+    }
+}
+
+/* Square crops through the tower: (crops * rows per crop, vision.C). */
+static pc_tensor tower_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, pc_tensor pixels)
 {
     const pc_vlm_config *c = &l->config;
     const pc_grad_ops *const grad_ops = ctx->grad_ops;
@@ -322,7 +366,8 @@ static pc_tensor crops_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, 
     const bool trains = tower_trains(l), drops = drops_class(c);
     const int64_t B = pixels.dim[0], rows = pc_vlm_crop_rows(c);
     // What outlives a tower that keeps nothing is allocated before it runs.
-    if (drops || !trains) kept->selected = pc_alloc2(ctx->act, ctx->real, B * rows, c->vision.C);
+    if (drops || !trains || c->feature_norm)
+        kept->selected = pc_alloc2(ctx->act, ctx->real, B * rows, c->vision.C);
     if (drops) kept->select_index = patch_rows(ctx->act, B, rows + 1);
     const size_t mark = pc_arena_mark(ctx->act);
     if (!trains) {
@@ -330,19 +375,36 @@ static pc_tensor crops_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, 
         ctx->dropout = 0.0;
     }
     kept->hidden = pc_vision_forward(ctx, &kept->vision, &l->vision, pixels, pc_vlm_stop(c), false);
-    if (drops)
-        ctx->ops->gather_forward(ctx, kept->selected, kept->hidden, kept->select_index);
-    else if (!trains)
-        ctx->ops->copy_forward(ctx, kept->selected, kept->hidden);
-    else
-        kept->selected = kept->hidden;
+    select_rows(ctx, kept, l);
     ctx->grad_ops = grad_ops;
     ctx->dropout = dropout;
     if (!trains) pc_arena_release(ctx->act, mark);
     pc_tap_add(ctx, kept->selected, "vision.selected");
-    if (c->visual == PC_VISUAL_RESAMPLER)
-        return pc_resampler_forward(ctx, &kept->resampler, &l->resampler, kept->selected, rows);
-    return pc_projector_forward(ctx, &kept->projector, &l->projector, kept->selected);
+    return kept->selected;
+}
+
+/* dselected is consumed. */
+static void tower_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept, pc_tensor dselected)
+{
+    pc_tensor dhidden = dselected;
+    if (l->config.feature_norm)
+        pc_norm_backward(ctx, dselected, &l->vision.norm_post, &kept->feature_norm, dselected,
+                         kept->unnormed, PC_NONE);
+    if (pc_present(kept->select_index)) {
+        dhidden = pc_alloc_like(ctx->scratch, kept->hidden);
+        ctx->grad_ops->gather_backward(ctx, dhidden, dselected, kept->select_index);
+    }
+    pc_vision_backward(ctx, &l->vision, &kept->vision, dhidden);
+}
+
+/* Square crops through tower and projector: (crops * rows per crop, C). */
+static pc_tensor crops_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, pc_tensor pixels)
+{
+    const pc_tensor x = tower_forward(ctx, kept, l, pixels);
+    if (l->config.visual == PC_VISUAL_RESAMPLER)
+        return pc_resampler_forward(ctx, &kept->resampler, &l->resampler, x,
+                                    x.dim[0] / pixels.dim[0]);
+    return pc_projector_forward(ctx, &kept->projector, &l->projector, x);
 }
 
 static void crops_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept, pc_tensor dy)
@@ -354,13 +416,30 @@ static void crops_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept, pc_t
         pc_resampler_backward(ctx, dselected, &l->resampler, &kept->resampler, dy);
     else
         pc_projector_backward(ctx, dselected, &l->projector, &kept->projector, dy);
-    if (!tower) return;
-    pc_tensor dhidden = dselected;
-    if (pc_present(kept->select_index)) {
-        dhidden = pc_alloc_like(ctx->scratch, kept->hidden);
-        ctx->grad_ops->gather_backward(ctx, dhidden, dselected, kept->select_index);
-    }
-    pc_vision_backward(ctx, &l->vision, &kept->vision, dhidden);
+    if (tower) tower_backward(ctx, l, kept, dselected);
+}
+
+/* Every image through both towers, its rows joined. */
+static pc_tensor hybrid_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l,
+                                const pc_pictures *pictures)
+{
+    const pc_grad_ops *const grad_ops = ctx->grad_ops;
+    const pc_tensor s = tower_forward(ctx, kept, l, pictures->pixels);
+    if (!pc_hybrid_high_trains(&l->hybrid)) ctx->grad_ops = NULL;
+    const pc_tensor f = pc_hybrid_high_forward(ctx, &kept->hybrid, &l->hybrid, pictures->high);
+    ctx->grad_ops = grad_ops;
+    return pc_hybrid_join_forward(ctx, &kept->hybrid, &l->hybrid, f, s);
+}
+
+static void hybrid_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept, pc_tensor dy)
+{
+    const bool high = pc_hybrid_high_trains(&l->hybrid), tower = tower_trains(l);
+    pc_tensor df = PC_NONE, ds = PC_NONE;
+    if (high) df = pc_alloc_like(ctx->scratch, kept->hybrid.f);
+    if (tower) ds = pc_alloc_like(ctx->scratch, kept->selected);
+    pc_hybrid_join_backward(ctx, df, ds, &l->hybrid, &kept->hybrid, dy);
+    if (high) pc_hybrid_high_backward(ctx, &l->hybrid, &kept->hybrid, df);
+    if (tower) tower_backward(ctx, l, kept, ds);
 }
 
 /* Patches of any grids through tower and merger: (merged patches, C). */
@@ -408,9 +487,9 @@ pc_tensor pc_vlm_features_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *
             pc_pack_forward(ctx, &kept->pack, &l->config, l->newline.w, kept->features, pictures);
         break;
     case PC_VISUAL_GRID: kept->features = grid_forward(ctx, kept, l, pictures); break;
+    case PC_VISUAL_HYBRID: kept->features = hybrid_forward(ctx, kept, l, pictures); break;
     case PC_VISUAL_SQUARE:
-    case PC_VISUAL_RESAMPLER:
-    case PC_VISUAL_HYBRID: kept->features = crops_forward(ctx, kept, l, pictures->pixels); break;
+    case PC_VISUAL_RESAMPLER: kept->features = crops_forward(ctx, kept, l, pictures->pixels); break;
     }
     return kept->features;
 }
@@ -431,8 +510,8 @@ void pc_vlm_features_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept,
     switch (l->config.visual) {
     case PC_VISUAL_TILES: tiles_backward(ctx, l, kept, pictures, dfeatures); break;
     case PC_VISUAL_GRID: grid_backward(ctx, l, kept, dfeatures); break;
+    case PC_VISUAL_HYBRID: hybrid_backward(ctx, l, kept, dfeatures); break;
     case PC_VISUAL_SQUARE:
-    case PC_VISUAL_RESAMPLER:
-    case PC_VISUAL_HYBRID: crops_backward(ctx, l, kept, dfeatures); break;
+    case PC_VISUAL_RESAMPLER: crops_backward(ctx, l, kept, dfeatures); break;
     }
 }

@@ -21,6 +21,7 @@ void pc_vlm_close(pc_vlm *l)
 {
     pc_qwen2_vision_close(&l->grid);
     pc_vision_close(&l->vision);
+    pc_hybrid_close(&l->hybrid);
     pc_decoder_close(&l->decoder);
 }
 

@@ -13,6 +13,7 @@
 
 #include "model/networks/decoder.h"
 #include "model/networks/geometry.h"
+#include "model/networks/hybrid.h"
 #include "model/networks/projector.h"
 #include "model/networks/qwen2_vision.h"
 #include "model/networks/resampler.h"
@@ -37,6 +38,8 @@ typedef struct pc_vlm_config {
     int64_t merge;          // grid: patches of a row of features, in each direction
     int64_t feature_layer;  // hidden state read: -1 the last block's output, -2 the one before ...
     bool keep_class;        // the class token's feature is passed on too
+    bool feature_norm;      // what is passed on goes through the tower's norm_post
+    pc_sam_config high;     // hybrid: the tower of the large images
     bool image_bidirectional; // rows of one image see each other in both directions in the decoder
     int64_t image_id;         // token id of an image place
     int64_t video_id; // token id of a film's place, 0: none. A film is an image of several frames
@@ -58,6 +61,7 @@ typedef struct pc_vlm {
     pc_qwen2_vision grid;   // PC_VISUAL_GRID: instead of tower and projector
     pc_resampler resampler; // PC_VISUAL_RESAMPLER: instead of the projector
     pc_weight newline;      // (1,C), tiles: "projector.newline"
+    pc_hybrid hybrid;       // PC_VISUAL_HYBRID: beside the tower, instead of the projector
     pc_decoder decoder;
 } pc_vlm;
 
@@ -91,8 +95,11 @@ typedef struct pc_vlm_kept {
     pc_qwen2_vision_kept grid;
     pc_resampler_kept resampler;
     pc_pack_kept pack;
+    pc_hybrid_kept hybrid;
     pc_decoder_kept decoder;
     pc_tensor hidden, selected, select_index, features; // tower output, rows passed on, projected
+    pc_tensor unnormed; // rows passed on before feature_norm
+    pc_norm_kept feature_norm;
     pc_tensor x, normed;
 } pc_vlm_kept;
 
