@@ -26,9 +26,10 @@ pc_status given_take(given_part *out, const pc_safetensors *file, const char *pr
  * tiles                pixel_values (images, most crops,3,S,S), or (crops of all images,3,S,S);
  *                      image_sizes (images,2) heights and widths; batch_num_images (samples)?: images of a sample
  *                      that has several are not cut
+ * hybrid               pixel_values (images,3,S,S), high_res_pixel_values (images,3,S2,S2)
  */
 typedef struct given_visual {
-    given_part pixels, sizes, numbers;
+    given_part pixels, high, sizes, numbers;
 } given_visual;
 
 pc_status given_visual_find(given_visual *v, const pc_safetensors *file,

@@ -60,7 +60,10 @@ pc_status given_visual_find(given_visual *v, const pc_safetensors *file,
     pc_status st;
 
     *v = (given_visual){0};
-    if (!tiled(config)) return given_take(&v->pixels, file, prefix, "pixel_values", 4, slice);
+    if (!tiled(config)) {
+        st = given_take(&v->pixels, file, prefix, "pixel_values", 4, slice);
+        return st ? st : given_take(&v->high, file, prefix, "high_res_pixel_values", 4, slice);
+    }
     char name[128];
     snprintf(name, sizeof name, "%spixel_values", prefix);
     const pc_st_entry *e = pc_safetensors_find(file, name);
@@ -75,7 +78,7 @@ pc_status given_visual_find(given_visual *v, const pc_safetensors *file,
 size_t given_visual_bytes(const given_visual *v)
 {
     // Pixels may be of a narrower type; a size takes two numbers of at least a byte and becomes a geometry.
-    return v->pixels.e.bytes * 4 +
+    return (v->pixels.e.bytes + v->high.e.bytes) * 4 +
            (size_t)(v->pixels.there ? v->pixels.e.dim[0] + 1 : 1) * sizeof(pc_image_geometry) +
            4096;
 }
@@ -84,16 +87,14 @@ size_t given_visual_bytes(const given_visual *v)
 
 // Square crops behind any number of leading dimensions, of which *crops is the product.
 static pc_status read_pixels(float **out, int64_t *crops, pc_given *g, const given_part *p,
-                             const pc_vision_config *v)
+                             int64_t S)
 {
-    const int64_t S = v->image_size;
     const int lead = p->e.rank - 3;
     const int64_t *d = p->e.dim + lead;
 
     *out = NULL;
     *crops = 1;
     for (int i = 0; i < lead; i++) *crops *= p->e.dim[i];
-    if (!v->L) return pc_fail(PC_ERR_INPUT, "tensor '%s': this model has no eyes", p->name);
     if (d[0] != 3 || d[1] != S || d[2] != S) {
         char shape[128];
         given_shape(shape, sizeof shape, &p->e);
@@ -126,7 +127,7 @@ static pc_status read_square(pc_given *g, const given_part *p, const pc_vision_c
 {
     float *data = NULL;
     int64_t images = 0;
-    const pc_status st = read_pixels(&data, &images, g, p, v);
+    const pc_status st = read_pixels(&data, &images, g, p, v->image_size);
 
     if (st) return st;
     g->pixels = pc_view4(data, PC_F32, images, 3, v->image_size, v->image_size);
@@ -178,7 +179,7 @@ static pc_status read_tiles(pc_given *g, const given_visual *v, const pc_vlm_con
     int64_t crops = 0, used = 0;
     float *data = NULL;
     char shape[128];
-    pc_status st = read_pixels(&data, &crops, g, &v->pixels, &c->vision);
+    pc_status st = read_pixels(&data, &crops, g, &v->pixels, S);
 
     if (st) return st;
     if (!v->sizes.there)
@@ -216,18 +217,45 @@ static pc_status read_tiles(pc_given *g, const given_visual *v, const pc_vlm_con
     return PC_OK;
 }
 
+// The images in both sizes.
+static pc_status read_hybrid(pc_given *g, const given_visual *v, const pc_vlm_config *c)
+{
+    const int64_t S = c->high.image_size;
+    float *data = NULL;
+    int64_t images = 0;
+    pc_status st = read_square(g, &v->pixels, &c->vision);
+
+    if (st) return st;
+    if (!v->high.there)
+        return pc_fail(PC_ERR_INPUT,
+                       "no tensor '%s' beside '%s': this model sees images in two sizes",
+                       v->high.name, v->pixels.name);
+    if ((st = read_pixels(&data, &images, g, &v->high, S))) return st;
+    if (images != g->images)
+        return pc_fail(PC_ERR_INPUT, "tensor '%s': %lld images; '%s' has %lld", v->high.name,
+                       (long long)images, v->pixels.name, (long long)g->images);
+    g->high = pc_view4(data, PC_F32, images, 3, S, S);
+    return measure_images(g, c);
+}
+
 pc_status given_visual_read(pc_given *g, const given_visual *v, const pc_model_config *config)
 {
     const pc_vlm_config *c = &config->vlm;
 
     if (!v->pixels.there) return room_for_geometry(g, 0);
-    if (config->kind == PC_MODEL_CLIP) return read_square(g, &v->pixels, &config->clip.vision);
+    const bool clip = config->kind == PC_MODEL_CLIP;
+    if (!(clip ? config->clip.vision.L : c->vision.L))
+        return pc_fail(PC_ERR_INPUT, "tensor '%s': this model has no eyes", v->pixels.name);
+    if (v->high.there && (clip || c->visual != PC_VISUAL_HYBRID))
+        return pc_fail(PC_ERR_INPUT, "tensor '%s': this model sees images in one size",
+                       v->high.name);
+    if (clip) return read_square(g, &v->pixels, &config->clip.vision);
     switch (c->visual) {
     case PC_VISUAL_TILES: return read_tiles(g, v, c);
+    case PC_VISUAL_HYBRID: return read_hybrid(g, v, c);
     case PC_VISUAL_SQUARE:
     case PC_VISUAL_GRID:
-    case PC_VISUAL_RESAMPLER:
-    case PC_VISUAL_HYBRID: break;
+    case PC_VISUAL_RESAMPLER: break;
     }
     const pc_status st = read_square(g, &v->pixels, &c->vision);
     return st ? st : measure_images(g, c);

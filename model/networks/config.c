@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum kind { INT, REAL, BOOL, CHOICE, PAIRS } kind;
+// SET: whole numbers, each a bit of an int64_t.
+typedef enum kind { INT, REAL, BOOL, CHOICE, PAIRS, SET } kind;
 
 // What an absent key becomes when that depends on others.
 typedef double derive(const pc_model_config *c);
@@ -71,6 +72,16 @@ static double tower_E(const pc_model_config *c)
 {
     return (double)c->vlm.vision.C;
 }
+static double high_F(const pc_model_config *c)
+{
+    return 4.0 * (double)c->vlm.high.C;
+}
+static double high_middle(const pc_model_config *c)
+{
+    int64_t block = 0;
+    while (block < PC_SAM_MAX && !(c->vlm.high.globals >> block & 1)) block++;
+    return block < PC_SAM_MAX ? (double)block : 0.0;
+}
 static double text_F(const pc_model_config *c)
 {
     return 4.0 * (double)c->clip.text.C;
@@ -119,6 +130,7 @@ enum { BOTH = -1 };
 #define R_(k, s, key, m, def, min, max, help)      SECTION_ROW(k, s, key, REAL, m, def, min, max, NULL, NULL, NULL, help)
 #define B_(k, s, key, m, def, help)                SECTION_ROW(k, s, key, BOOL, m, def, 0, 1, NULL, NULL, NULL, help)
 #define P_(k, s, key, m, help)                     SECTION_ROW(k, s, key, PAIRS, m, 0, 1, PC_PINPOINT_SIDE, NULL, NULL, NULL, help)
+#define N_(k, s, key, m, def, max, help)           SECTION_ROW(k, s, key, SET, m, def, 0, max, NULL, NULL, NULL, help)
 #define C_(k, s, key, m, def, list, help)          SECTION_ROW(k, s, key, CHOICE, m, def, 0, 0, list, NULL, NULL, help)
 
 // The tower stands in both kinds of model, at two places of pc_model_config.
@@ -177,6 +189,7 @@ static const row rows[] = {
     B_(PC_MODEL_VLM, "", "image_bidirectional", vlm.image_bidirectional, 0, "rows of one image see each other both ways in the decoder")
     I_(PC_MODEL_VLM, "", "image_id", vlm.image_id, -1, -1000, MAX_SIZE, "id of an image place; a recipe takes it from the tokenizer")
     I_(PC_MODEL_VLM, "", "video_id", vlm.video_id, 0, 0, MAX_SIZE, "id of a film's place; 0: none")
+    B_(PC_MODEL_VLM, "", "feature_norm", vlm.feature_norm, 0, "the rows that are passed on go through norm_post")
     TOWER(PC_MODEL_VLM, vlm.vision, tower_F)
     I_(PC_MODEL_VLM, "vision", "table", vlm.vision.table, 0, 0, 16384, "side of the position table, in patches, where it is not the image's; it is resized")
     D_(PC_MODEL_VLM, "vision", "frames", vlm.vision.frames, tower_frames, "grid eyes: 2", 0, 64, "grid eyes: frames of a patch")
@@ -185,6 +198,22 @@ static const row rows[] = {
     C_(PC_MODEL_VLM, "vision", "head", vlm.vision.head, PC_HEAD_NONE, heads, "a head that came with the tower; nothing reads it")
     D_(PC_MODEL_VLM, "vision", "E", vlm.vision.E, tower_E, "C", 0, MAX_SIZE, "width of the joint embedding")
     D_(PC_MODEL_VLM, "vision", "head_F", vlm.vision.head_F, tower_F, "4 C", 0, MAX_SIZE, "feed-forward width of a map head")
+    I_(PC_MODEL_VLM, "high", "L", vlm.high.L, 12, 1, PC_SAM_MAX, "hybrid eyes: blocks of the tower of large images")
+    I_(PC_MODEL_VLM, "high", "C", vlm.high.C, 768, 1, MAX_SIZE, "width")
+    I_(PC_MODEL_VLM, "high", "H", vlm.high.H, 12, 1, 4096, "attention heads; they divide C")
+    D_(PC_MODEL_VLM, "high", "F", vlm.high.F, high_F, "4 C", 1, MAX_SIZE, "width of the feed-forward part")
+    I_(PC_MODEL_VLM, "high", "image_size", vlm.high.image_size, 1024, 1, 16384, "side of the square image, in pixels")
+    I_(PC_MODEL_VLM, "high", "patch", vlm.high.patch, 16, 1, 1024, "side of a patch, in pixels; it divides image_size")
+    I_(PC_MODEL_VLM, "high", "window", vlm.high.window, 14, 0, 16384, "side of a window, in patches; 0: every block looks at everything")
+    N_(PC_MODEL_VLM, "high", "globals", vlm.high.globals, 2340, PC_SAM_MAX - 1, "blocks that look at everything, counted from 0")
+    D_(PC_MODEL_VLM, "high", "middle", vlm.high.middle, high_middle, "the first of globals", 0, PC_SAM_MAX - 1, "the block whose output is added behind a neck of its own")
+    I_(PC_MODEL_VLM, "high", "neck", vlm.high.neck, 256, 1, MAX_SIZE, "channels behind the neck")
+    C_(PC_MODEL_VLM, "high", "act", vlm.high.act, 0, acts, "activation of the feed-forward part")
+    R_(PC_MODEL_VLM, "high", "eps", vlm.high.eps, 1e-6, 1e-12, 1e-1, "of the blocks' norms")
+    B_(PC_MODEL_VLM, "high", "qkv_bias", vlm.high.qkv_bias, 1, "biases on queries, keys and values")
+    B_(PC_MODEL_VLM, "high", "positions", vlm.high.positions, 1, "a learned table of positions")
+    B_(PC_MODEL_VLM, "high", "relative", vlm.high.relative, 1, "learned tables of distances, by line and by column")
+    C_(PC_MODEL_VLM, "high", "recompute", vlm.high.recompute, 0, recomputes, "block: keep a block's input alone and run it again in backward")
     I_(PC_MODEL_VLM, "projector", "depth", vlm.projector.depth, 2, 1, PC_PROJECTOR_MAX, "linears: 1 is LLaVA's linear, 2 mlp2x_gelu")
     D_(PC_MODEL_VLM, "projector", "in", vlm.projector.in, projector_in, "vision.C", 1, MAX_SIZE, "width of the tower's rows")
     D_(PC_MODEL_VLM, "projector", "out", vlm.projector.out, projector_out, "decoder.C", 1, MAX_SIZE, "width of the decoder's rows")
@@ -231,7 +260,8 @@ static void *place(pc_model_config *c, const row *r)
 static void put(pc_model_config *c, const row *r, double value)
 {
     switch (r->kind) {
-    case INT: *(int64_t *)place(c, r) = (int64_t)value; break;
+    case INT:
+    case SET: *(int64_t *)place(c, r) = (int64_t)value; break;
     case REAL: *(double *)place(c, r) = value; break;
     case BOOL: *(bool *)place(c, r) = value != 0.0; break;
     case CHOICE: *(int *)place(c, r) = (int)value; break;
@@ -243,7 +273,8 @@ static double get(const pc_model_config *c, const row *r)
 {
     const void *p = (const char *)c + r->at;
     switch (r->kind) {
-    case INT: return (double)*(const int64_t *)p;
+    case INT:
+    case SET: return (double)*(const int64_t *)p;
     case REAL: return *(const double *)p;
     case BOOL: return *(const bool *)p;
     case CHOICE: return *(const int *)p;
@@ -328,6 +359,43 @@ static json_t *pairs_json(const pc_pinpoints *p)
     return list;
 }
 
+static pc_status read_set(int64_t *out, const row *r, const json_t *v)
+{
+    char expected[96];
+    int64_t set = 0;
+    snprintf(expected, sizeof expected, "a list of whole numbers in 0 .. %.10g", r->max);
+    if (!json_is_array(v)) return wrong(r->section, r->key, v, expected);
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const json_t *member = json_array_get(v, i);
+        const json_int_t value = json_is_integer(member) ? json_integer_value(member) : -1;
+        if (value < 0 || value > (json_int_t)r->max) return wrong(r->section, r->key, v, expected);
+        set |= (int64_t)1 << value;
+    }
+    *out = set;
+    return PC_OK;
+}
+
+static json_t *set_json(int64_t set)
+{
+    json_t *list = json_array();
+    for (int i = 0; list && set >> i; i++)
+        if (set >> i & 1 && json_array_append_new(list, json_integer(i))) {
+            json_decref(list);
+            return NULL;
+        }
+    return list;
+}
+
+/* "2, 5" */
+static void set_text(char *out, size_t size, int64_t set)
+{
+    size_t used = 0;
+    out[0] = '\0';
+    for (int i = 0; set >> i && used < size; i++)
+        if (set >> i & 1)
+            used += (size_t)snprintf(out + used, size - used, "%s%d", used ? ", " : "", i);
+}
+
 static pc_status read_value(pc_model_config *c, const row *r, const json_t *v)
 {
     char expected[256] = "one of ";
@@ -349,6 +417,7 @@ static pc_status read_value(pc_model_config *c, const row *r, const json_t *v)
         return wrong(r->section, r->key, v, expected);
     }
     if (r->kind == PAIRS) return read_pairs(place(c, r), r, v);
+    if (r->kind == SET) return read_set(place(c, r), r, v);
     if (r->kind == BOOL) {
         if (!json_is_boolean(v)) return wrong(r->section, r->key, v, "true or false");
         put(c, r, json_is_true(v));
@@ -464,6 +533,7 @@ static json_t *value_json(const pc_model_config *c, const row *r)
     case BOOL: return json_boolean(value != 0.0);
     case CHOICE: return json_string(r->choices[(int)value]);
     case PAIRS: return pairs_json((const pc_pinpoints *)(const void *)((const char *)c + r->at));
+    case SET: return set_json(*(const int64_t *)(const void *)((const char *)c + r->at));
     }
     return NULL;
 }
@@ -479,6 +549,8 @@ json_t *pc_model_config_to_json(const pc_model_config *c)
         if (!applies(r, c->kind)) continue;
         const bool tower = !strcmp(r->section, "vision") || !strcmp(r->section, "projector");
         if (towerless && tower) continue;
+        if (!strcmp(r->section, "high") && (towerless || c->vlm.visual != PC_VISUAL_HYBRID))
+            continue;
         if (strcmp(section, r->section)) {
             section = r->section;
             object = json_object();
@@ -507,7 +579,8 @@ void pc_model_config_help(void (*line)(void *arg, const char *section, const cha
                                        const char *help),
                           void *arg)
 {
-    static const char *const types[] = {"integer", "number", "boolean", "choice", "pairs"};
+    static const char *const types[] = {"integer", "number", "boolean",
+                                        "choice",  "pairs",  "integers"};
     line(arg, "", "kind", "choice", "-", "clip, vlm",
          "two towers, or tower, projector and decoder");
     for (int i = 0; i < ROWS; i++) {
@@ -520,6 +593,8 @@ void pc_model_config_help(void (*line)(void *arg, const char *section, const cha
             snprintf(def, sizeof def, "%s", r->def != 0.0 ? "true" : "false");
         else if (r->kind == CHOICE)
             snprintf(def, sizeof def, "%s", r->choices[(int)r->def]);
+        else if (r->kind == SET)
+            set_text(def, sizeof def, (int64_t)r->def);
         else if (r->kind == PAIRS || r->def < r->min)
             snprintf(def, sizeof def, "-");
         else
