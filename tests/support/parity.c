@@ -8,6 +8,7 @@
 #include "model/core/file.h"
 #include "tests/support/scratch.h"
 
+#include <dirent.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
@@ -141,40 +142,67 @@ static double masked_error(const pc_st_entry *a, const pc_st_entry *b, const pc_
     return e;
 }
 
-static void compare_taps(const pc_safetensors *got, const pc_safetensors *want,
-                         const pc_st_entry *mask, const parity_tap *taps)
+// Number of the decoder's blocks: one less than its hidden states.
+static int64_t last_state(const pc_safetensors *got)
 {
+    char name[64];
+    int64_t n = 0;
+    do snprintf(name, sizeof name, "decoder.hidden_states.%lld", (long long)n++);
+    while (pc_safetensors_find(got, name));
+    return n - 2;
+}
+
+static const pc_st_entry *find_tap(const pc_safetensors *got, const pc_st_entry *theirs,
+                                   int64_t last)
+{
+    char names[3][64];
+    const int n = parity_names(names, theirs->name, last);
+    for (int i = 0; i < n; i++) {
+        const pc_st_entry *a = pc_safetensors_find(got, names[i]);
+        if (a && numel(a) == numel(theirs)) return a;
+    }
+    return NULL;
+}
+
+static bool is_output(const char *name);
+
+static void compare_taps(const pc_safetensors *got, const pc_safetensors *want,
+                         const pc_st_entry *mask)
+{
+    const int64_t last = last_state(got);
     double worst = 0.0;
     const char *where = "";
+    int seen = 0;
 
-    for (const parity_tap *t = taps; t && t->ours; t++) {
-        const pc_st_entry *a = pc_safetensors_find(got, t->ours);
-        const pc_st_entry *b = pc_safetensors_find(want, t->theirs);
-        if (!a || !b || numel(a) != numel(b)) {
-            failed++;
-            printf("  FAIL tap %s beside %s: %s\n", t->ours, t->theirs,
-                   !a   ? "we do not have it"
-                   : !b ? "they do not have it"
-                        : "another size");
-            continue;
-        }
+    for (int64_t i = 0; i < pc_safetensors_count(want); i++) {
+        const pc_st_entry *b = pc_safetensors_at(want, i), *a = find_tap(got, b, last);
+        if (!a && !is_output(b->name) && strncmp(b->name, "interp_", 7) != 0)
+            printf("       %s: nothing of ours beside it\n", b->name);
+        if (!a) continue;
         const double e = masked_error(a, b, mask);
+        seen++;
         if (worse(e, worst)) {
             worst = e;
-            where = t->theirs;
+            where = b->name;
         }
     }
-    if (taps) parity_report("activations", worst, PARITY_OUTPUT, where);
+    char what[64];
+    snprintf(what, sizeof what, "%d activations", seen);
+    if (seen) parity_report(what, worst, PARITY_OUTPUT, where);
+}
+
+static bool is_output(const char *name)
+{
+    static const char *const names[] = {"logits",           "image_embeds",    "text_embeds",
+                                        "logits_per_image", "logits_per_text", "loss"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (!strcmp(name, names[i])) return true;
+    return false;
 }
 
 static bool compared(const pc_st_entry *ours, const pc_st_entry *theirs)
 {
-    static const char *const names[] = {"logits",           "image_embeds",    "text_embeds",
-                                        "logits_per_image", "logits_per_text", "loss"};
-    bool named = false;
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        named = named || !strcmp(theirs->name, names[i]);
-    if (!named) return false;
+    if (!is_output(theirs->name)) return false;
     if (ours && ours->rank == theirs->rank) {
         for (int i = 0; i < ours->rank; i++)
             if (ours->dim[i] != theirs->dim[i]) ours = NULL;
@@ -187,7 +215,7 @@ static bool compared(const pc_st_entry *ours, const pc_st_entry *theirs)
 
 // Outputs of `model`, with `flags`, against those of the file `want` of the folder; `logits`: their name there.
 static void forward(const char *dir, const char *model, const char *flags, const char *reference,
-                    const char *logits, const parity_tap *taps)
+                    const char *logits, bool taps)
 {
     const char *out = scratch_path("logits.safetensors"), *said = scratch_path("logits.txt");
 
@@ -205,14 +233,14 @@ static void forward(const char *dir, const char *model, const char *flags, const
             if (strcmp(name, b->name) || compared(a, b))
                 parity_report(b->name, a ? masked_error(a, b, mask) : NAN, PARITY_OUTPUT, "");
         }
-        compare_taps(got, want, mask, taps);
+        if (taps) compare_taps(got, want, mask);
     }
     pc_safetensors_close(got);
     pc_safetensors_close(want);
     pc_safetensors_close(inputs);
 }
 
-void parity_logits(const char *dir, const char *model, const parity_tap *taps)
+void parity_logits(const char *dir, const char *model, bool taps)
 {
     printf("%s: forward\n", model ? model : dir);
     forward(dir, model ? model : dir, "", "outputs.safetensors", NULL, taps);
@@ -427,7 +455,7 @@ void parity_adapters(const char *dir)
     if (!pc_is_dir(in(dir, "lora"))) return;
     snprintf(flags, sizeof flags, "--adapter '%s'", in(dir, "lora/adapter_probe"));
     printf("%s: adapters\n", dir);
-    forward(dir, dir, flags, "lora/probe_outputs.safetensors", NULL, NULL);
+    forward(dir, dir, flags, "lora/probe_outputs.safetensors", NULL, false);
     backward(dir, flags, "lora/probe_grads.safetensors");
     snprintf(flags, sizeof flags, "--adapter '%s'", in(dir, "lora/adapter_initial"));
     steps(dir, flags, "lora/train_lora.json", "train_batches.safetensors",
@@ -435,7 +463,8 @@ void parity_adapters(const char *dir)
     for (int merged = 0; merged < 2; merged++) {
         const char *model = native_with(dir, merged);
         printf("%s: trained adapters %s\n", dir, merged ? "merged" : "beside the weights");
-        if (model) forward(dir, model, "", "lora/final_outputs.safetensors", "logits_merged", NULL);
+        if (model)
+            forward(dir, model, "", "lora/final_outputs.safetensors", "logits_merged", false);
     }
 }
 
@@ -477,12 +506,18 @@ const char *parity_other_config(const char *dir, const char *config)
 {
     static int count;
     char name[32], full[4096];
+    const struct dirent *e;
 
     snprintf(name, sizeof name, "config%d", count++);
     const char *folder = keep(scratch_path(name));
-    if (pc_make_dirs(folder) || !realpath(dir, full) ||
-        symlink(in(full, config), in(folder, "config.json")) ||
-        symlink(in(full, "model.safetensors"), in(folder, "model.safetensors")))
+    DIR *list = opendir(dir);
+    if (!list || pc_make_dirs(folder) || !realpath(dir, full) ||
+        symlink(in(full, config), in(folder, "config.json")))
         abort();
+    while ((e = readdir(list)))
+        if (e->d_name[0] != '.' && strcmp(e->d_name, "config.json") &&
+            symlink(in(full, e->d_name), in(folder, e->d_name)))
+            abort();
+    closedir(list);
     return folder;
 }

@@ -16,17 +16,15 @@
 #define PARITY_TRACE  1e-4
 #define PARITY_FINAL  1e-4
 
-// Our tap beside their name.
-typedef struct parity_tap {
-    const char *ours, *theirs;
-} parity_tap;
-
 // Failures so far of this program; a test's main returns parity_failed() != 0.
 int parity_failed(void);
 
-// `percept logits`: every tensor of outputs.safetensors that we write too; taps (NULL-terminated list, may be
-// NULL) against theirs. `model` NULL: the folder itself.
-void parity_logits(const char *dir, const char *model, const parity_tap *taps);
+// `percept logits`: every tensor of outputs.safetensors that we write too, and with `taps` every activation that
+// has a name of ours (parity_names.c). `model` NULL: the folder itself.
+void parity_logits(const char *dir, const char *model, bool taps);
+// Our names of what they store as `theirs`, the likeliest first; at most 3, and their number. `last`: number of the last
+// block, whose hidden state is the normed one in a decoder.
+int parity_names(char ours[3][64], const char *theirs, int64_t last);
 // `percept-train gradients`: exactly the keys of grads.safetensors.
 void parity_gradients(const char *dir);
 // `percept-train replay`: losses and gradient norms of every step, and the parameters at the end.
@@ -37,12 +35,17 @@ void parity_adapters(const char *dir);
 // Greedy generation with the cache: identical ids.
 void parity_generation(const char *dir);
 
+// Everything that a folder has numbers for, whatever its model is; every folder below `root` that holds a model.
+// Returns how many there were.
+void parity_folder(const char *dir);
+int parity_walk(const char *root);
+
 // tests/goldens/NAME always; ../shared/goldens/NAME where that folder is: otherwise NULL with a printed line, and
 // a failure when CI=true.
 const char *parity_own(const char *name);
 const char *parity_shared(const char *name);
 
-// A folder in scratch with the weights of `dir` and `config` as its config.json.
+// A folder in scratch with the files of `dir`, but `config` as its config.json.
 const char *parity_other_config(const char *dir, const char *config);
 
 // |a-b| / |b| over n numbers, NaN when either is not finite.
