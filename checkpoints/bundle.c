@@ -11,6 +11,7 @@
 
 #include "checkpoints/gguf_model.h"
 #include "checkpoints/hf.h"
+#include "checkpoints/mapped.h"
 #include "model/core/file.h"
 #include "model/core/log.h"
 #include <limits.h>
@@ -82,6 +83,50 @@ static pc_status native_language(pc_bundle *b)
                       "text 'tokenizer'");
 }
 
+// Whether some parameter is of a narrower type than f32.
+static pc_status native_narrow(bool *narrow, const char *path)
+{
+    pc_native_item *items;
+    int64_t n;
+    const pc_status st = pc_native_list(&items, &n, path);
+    if (st) return st;
+    *narrow = false;
+    for (int64_t i = 0; i < n; i++)
+        *narrow =
+            *narrow || (items[i].plain && (items[i].dtype == PC_BF16 || items[i].dtype == PC_F16));
+    pc_native_list_close(items, n);
+    return PC_OK;
+}
+
+// Parameters where they lie, under our own names; what pc_native_load is strict about, this is too.
+static pc_status native_mapped(pc_bundle *b, const char *path)
+{
+    pc_params *params = &b->model.params;
+    pc_aliases names = {0};
+    pc_status st = pc_native_map(&b->files, path);
+    if (st) return st; // names the file
+    for (int i = 0; i < params->count && !st; i++) {
+        const pc_param *p = &params->list[i];
+        const pc_st_entry *e = pc_safetensors_find(b->files, p->name);
+        if (!e)
+            st = pc_fail(PC_ERR_FORMAT, "parameter '%s' is missing", p->name);
+        else if (e->rank != p->rank || memcmp(e->dim, p->dim, (size_t)p->rank * sizeof *p->dim))
+            st = pc_fail(PC_ERR_FORMAT, "parameter '%s': its shape is not the model's", p->name);
+        else
+            pc_alias_add(&names, p->name, 0, p->rank, p->dim, "%s", p->name);
+    }
+    for (int64_t i = 0; i < pc_safetensors_count(b->files) && !st; i++) {
+        const char *name = pc_safetensors_at(b->files, i)->name;
+        if (!pc_params_find(params, name))
+            st = pc_fail(PC_ERR_FORMAT, "the file's parameter '%.200s' is not one of the model's",
+                         name);
+    }
+    if (!st) st = names.status;
+    if (!st) st = pc_mapped_tensors(&b->model, &b->room, &names, b->files);
+    pc_aliases_close(&names);
+    return pc_context(st, "checkpoint '%s'", path);
+}
+
 static pc_status open_native(pc_bundle *b, const char *path, bool weights)
 {
     pc_model_config config;
@@ -94,11 +139,14 @@ static pc_status open_native(pc_bundle *b, const char *path, bool weights)
         b->model.config = config;
         return check_image_size(b);
     }
-    if ((st = pc_model_open(&b->model, &config, PC_F32, true)) || (st = check_image_size(b)) ||
+    bool narrow = false;
+    if (b->mapped && (st = native_narrow(&narrow, path))) return st;
+    if ((st = pc_model_open(&b->model, &config, PC_F32, !narrow)) || (st = check_image_size(b)) ||
         (b->text.adapters &&
          (st = pc_adapters_from_text(&b->model, &b->adapter_dropout, b->text.adapters))))
         return pc_context(st, "checkpoint '%s'", path);
-    return pc_native_load(&b->model.params, path, false, true, NULL);
+    return narrow ? native_mapped(b, path)
+                  : pc_native_load(&b->model.params, path, false, true, NULL);
 }
 
 /* ---- Hugging Face directories ---- */
@@ -145,14 +193,20 @@ static pc_status dir_weights(pc_bundle *b, const char *dir, const pc_hf_config *
     pc_hf_match match = {0};
     pc_status st = pc_safetensors_open_dir(&s, dir);
     if (st) return st; // names the files
-    if ((st = pc_model_open(&b->model, &c->model, PC_F32, true))) goto out;
+    if ((st = pc_model_open(&b->model, &c->model, PC_F32, !b->mapped))) goto out;
     if ((st = pc_hf_match_open(&match, c->family, &c->model, s)) ||
-        (st = pc_hf_load(&b->model.params, &match, s))) {
+        (st = pc_hf_match_status(&match, s)) ||
+        (st = b->mapped ? pc_mapped_tensors(&b->model, &b->room, &match.aliases, s)
+                        : pc_hf_load(&b->model.params, &match, s))) {
         st = pc_context(st, "'%s'", dir);
         goto out;
     }
     b->aliases = match.aliases;
     match.aliases = (pc_aliases){0}; // the bundle owns them from here
+    if (b->mapped) {
+        b->files = s;
+        s = NULL;
+    }
 out:
     pc_hf_match_close(&match);
     pc_safetensors_close(s);
@@ -235,9 +289,12 @@ static bool ends_in(const char *s, const char *end)
 }
 
 // `mmproj`: see pc_gguf_model_open.
-static pc_status open_any(pc_bundle *out, const char *path, const char *mmproj, bool weights)
+typedef enum how { LIGHT, LOADED, MAPPED } how;
+
+static pc_status open_any(pc_bundle *out, const char *path, const char *mmproj, how way)
 {
-    *out = (pc_bundle){0};
+    const bool weights = way != LIGHT;
+    *out = (pc_bundle){.mapped = way == MAPPED};
     if (snprintf(out->path, sizeof out->path, "%s", path) >= (int)sizeof out->path)
         return pc_fail(PC_ERR_INPUT, "path is too long: '%.200s...'", path);
     pc_status st = PC_OK;
@@ -260,17 +317,22 @@ static pc_status open_any(pc_bundle *out, const char *path, const char *mmproj, 
 
 pc_status pc_bundle_open(pc_bundle *out, const char *path)
 {
-    return open_any(out, path, NULL, true);
+    return open_any(out, path, NULL, LOADED);
 }
 
 pc_status pc_bundle_open_pair(pc_bundle *out, const char *path, const char *mmproj)
 {
-    return open_any(out, path, mmproj, true);
+    return open_any(out, path, mmproj, LOADED);
+}
+
+pc_status pc_bundle_open_mapped(pc_bundle *out, const char *path, const char *mmproj)
+{
+    return open_any(out, path, mmproj, MAPPED);
 }
 
 pc_status pc_bundle_open_light(pc_bundle *out, const char *path)
 {
-    return open_any(out, path, NULL, false);
+    return open_any(out, path, NULL, LIGHT);
 }
 
 pc_status pc_bundle_adapt(pc_bundle *b, const char *dir)
@@ -284,5 +346,7 @@ void pc_bundle_close(pc_bundle *b)
     pc_tokenizer_close(b->tokenizer);
     pc_aliases_close(&b->aliases);
     pc_native_text_close(&b->text);
+    pc_safetensors_close(b->files); // the model's matrices may lie in them
+    pc_arena_close(&b->room);
     *b = (pc_bundle){0};
 }

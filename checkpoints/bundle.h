@@ -22,12 +22,18 @@ typedef struct pc_bundle {
     pc_aliases aliases;      // their names, when there is a family
     pc_native_text text;     // native checkpoints
     double adapter_dropout;  // of the adapters in a native checkpoint
+    bool mapped;             // opened for inference: matrices may lie in the files (mapped.h)
+    pc_safetensors *files;   // they lie in these
+    pc_arena room;
     char path[4096];
 } pc_bundle;
 
 pc_status pc_bundle_open(pc_bundle *out, const char *path);
 // The same with the mmproj of a .gguf named; NULL: the one beside it (pc_gguf_model_open), "": none.
 pc_status pc_bundle_open_pair(pc_bundle *out, const char *path, const char *mmproj);
+// For inference alone: matrices stay in the files, in their types, and are not read before they are wanted. Answers
+// are those of pc_bundle_open to rounding.
+pc_status pc_bundle_open_mapped(pc_bundle *out, const char *path, const char *mmproj);
 void pc_bundle_close(pc_bundle *b);
 
 // A PEFT folder's adapters onto the model, beside its weights. `dir` NULL: nothing is done.

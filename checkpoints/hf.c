@@ -194,16 +194,15 @@ pc_status pc_hf_match_status(const pc_hf_match *m, const pc_safetensors *s)
 
 /* ---- loading ---- */
 
-// One run of numbers; a tensor that is split goes through memory of its own.
-static pc_status load_alias(pc_tensor w, const pc_alias *a, const pc_st_entry *e)
+// A tensor that is split goes through memory of its own.
+pc_status pc_hf_read(float *out, const pc_alias *a, const pc_st_entry *e)
 {
     const int64_t n = pc_alias_numel(a);
-    float *to = pc_alias_data(a, w);
-    if (a->offset == 0 && a->count == n) return pc_st_floats(to, e, n);
+    if (a->offset == 0 && a->count == n) return pc_st_floats(out, e, n);
     float *all = malloc((size_t)n * sizeof *all);
     if (!all) return pc_fail(PC_ERR_MEMORY, "tensor '%s': %lld numbers", a->theirs, (long long)n);
     pc_status st = pc_st_floats(all, e, n);
-    if (!st) memcpy(to, all + a->offset, (size_t)a->count * sizeof *to);
+    if (!st) memcpy(out, all + a->offset, (size_t)a->count * sizeof *out);
     free(all);
     return st;
 }
@@ -217,7 +216,7 @@ pc_status pc_hf_load(pc_params *params, const pc_hf_match *m, const pc_safetenso
         const pc_alias *a = &m->aliases.list[i];
         const pc_param *p = pc_params_find(params, a->ours);
         PC_ASSERT(p, "the family's list names '%s', the model has no such parameter", a->ours);
-        st = load_alias(p->weight->w, a, pc_safetensors_find(s, a->theirs));
+        st = pc_hf_read(pc_alias_data(a, p->weight->w), a, pc_safetensors_find(s, a->theirs));
         filled[p - params->list] += a->count;
     }
     for (int i = 0; i < params->count && !st; i++)

@@ -132,7 +132,8 @@ static pc_status ask(const char *model, const char *question, const choices *c)
     pc_status st;
 
     if (!text) return pc_fail(PC_ERR_MEMORY, "the question");
-    if ((st = pc_bundle_open(&bundle, model)) || (st = pc_bundle_adapt(&bundle, c->adapter)) ||
+    if ((st = pc_bundle_open_mapped(&bundle, model, NULL)) ||
+        (st = pc_bundle_adapt(&bundle, c->adapter)) ||
         (st = check_images(&bundle, c->images.count)) ||
         (st = answerer_open(&a, &bundle, (int)c->threads)))
         goto done;
@@ -271,7 +272,8 @@ pc_status chat_main(int argc, char **argv)
     pc_status st = pc_cli_parse(&cli, argc, argv, &args, &n);
 
     if (!st && args && !(st = check(&c, "percept chat")) &&
-        !(st = pc_bundle_open(&bundle, args[0])) && !(st = pc_bundle_adapt(&bundle, c.adapter)) &&
+        !(st = pc_bundle_open_mapped(&bundle, args[0], NULL)) &&
+        !(st = pc_bundle_adapt(&bundle, c.adapter)) &&
         !(st = check_images(&bundle, c.images.count)) &&
         !(st = answerer_open(&a, &bundle, (int)c.threads)))
         st = talk(&a, &c);

@@ -69,7 +69,8 @@ static pc_status run(const char *model, const char *const *images, int64_t n, co
     int64_t *top = NULL;
     pc_status st;
 
-    if ((st = pc_bundle_open(&bundle, model)) || (st = embedder_open(&e, &bundle, (int)threads)))
+    if ((st = pc_bundle_open_mapped(&bundle, model, NULL)) ||
+        (st = embedder_open(&e, &bundle, (int)threads)))
         goto done;
     W = malloc((size_t)(C * e.E + 1) * sizeof *W);
     U = malloc((size_t)(n * e.E + 1) * sizeof *U);

@@ -88,7 +88,8 @@ static pc_status run(const char *model, const pc_cli_strings *images, const line
     const int64_t I = images->count, T = texts->count;
     pc_status st;
 
-    if ((st = pc_bundle_open(&bundle, model)) || (st = embedder_open(&e, &bundle, (int)threads)))
+    if ((st = pc_bundle_open_mapped(&bundle, model, NULL)) ||
+        (st = embedder_open(&e, &bundle, (int)threads)))
         goto done;
     U = malloc((size_t)(I * e.E + 1) * sizeof *U);
     V = malloc((size_t)(T * e.E + 1) * sizeof *V);

@@ -127,7 +127,7 @@ static pc_status evaluate(char **args, int n, suite_input *in, const char *data,
     if (n - 1 > SUITES_MAX)
         st = pc_fail(PC_ERR_USAGE, "percept eval: at most %d suites", SUITES_MAX);
     for (int i = 1; i < n && !st; i++) st = parse_suite(&e->asked[e->count++], args[i], data);
-    if (!st && !(st = pc_bundle_open(&e->bundle, args[0])) && answers) {
+    if (!st && !(st = pc_bundle_open_mapped(&e->bundle, args[0], NULL)) && answers) {
         in->answers = fopen(answers, "w");
         if (!in->answers) st = pc_fail_errno("cannot write '%s'", answers);
     }

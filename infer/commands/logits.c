@@ -192,8 +192,8 @@ static pc_status run(const char *model_path, const char *adapter, const char *in
     job j = {.model = &bundle.model};
     pc_status st;
 
-    if ((st = pc_bundle_open(&bundle, model_path)) || (st = pc_bundle_adapt(&bundle, adapter)) ||
-        (st = pc_safetensors_open(&file, inputs)))
+    if ((st = pc_bundle_open_mapped(&bundle, model_path, NULL)) ||
+        (st = pc_bundle_adapt(&bundle, adapter)) || (st = pc_safetensors_open(&file, inputs)))
         goto done;
     if ((st = pc_given_open(&j.given, file, &bundle.model.config, "", -1)) || (st = prepare(&j))) {
         st = pc_context(st, "inputs '%s'", inputs);

@@ -148,9 +148,10 @@ pc_status pc_adapters_merge(pc_adapters *a, pc_params *p)
               p->count, a->first, a->count);
     for (int i = 0; i < a->count; i++) {
         const pc_param *q = find(p, a->sites[i].weight);
-        if (q->weight->w.dtype != PC_F32)
-            return pc_fail(PC_ERR_INPUT, "adapters are merged into f32 weights, '%s' is %s",
-                           q->name, pc_dtype_name(q->weight->w.dtype));
+        if (!pc_present(q->weight->w) || q->weight->w.dtype != PC_F32)
+            return pc_fail(PC_ERR_INPUT,
+                           "adapters are merged into weights in memory; '%s' lies in its file",
+                           q->name);
         if (q->dim[1] > widest) widest = q->dim[1];
     }
     double *sum = malloc((size_t)widest * sizeof *sum);

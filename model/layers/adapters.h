@@ -17,7 +17,8 @@ typedef struct pc_adapter_site {
     char weight[PC_NAME_MAX]; // "decoder.blocks.0.attn.qkv.weight"
     int64_t row, rows, r;
     double alpha, scale; // scale: what multiplies B A; alpha is kept for those who write it down
-    char module[192];    // what the family's library calls the linear; "": nothing. For those who name it
+    char module
+        [192]; // what the family's library calls the linear; "": nothing. For those who name it
 } pc_adapter_site;
 
 typedef struct pc_adapters {

@@ -39,7 +39,35 @@ pc_linear pc_linear_outputs(const pc_linear *l, int64_t begin, int64_t end)
     part.O = end - begin;
     part.weight = weight_rows(l->weight, begin, end);
     part.bias = weight_rows(l->bias, begin, end);
+    part.pieces = 0;
+    int64_t row = 0;
+    for (int i = 0; i < l->pieces; row += l->piece[i++].dim[0]) {
+        const int64_t rows = l->piece[i].dim[0];
+        const int64_t from = begin > row ? begin - row : 0,
+                      to = end < row + rows ? end - row : rows;
+        if (from < to) part.piece[part.pieces++] = pc_rows(l->piece[i], from, to);
+    }
     return part;
+}
+
+void pc_param_place(pc_param *p, const pc_tensor *piece, int pieces)
+{
+    int64_t rows = 0;
+    PC_ASSERT(p->stays && p->rank == 2 && pieces >= 1 && pieces <= (p->linear ? PC_PIECES : 1),
+              "'%s' in %d pieces", p->name, pieces);
+    for (int i = 0; i < pieces; i++) {
+        PC_ASSERT(piece[i].rank == 2 && piece[i].dim[1] == p->dim[1] && pc_is_dense(piece[i]),
+                  "piece %d of '%s' has rows of %lld", i, p->name, (long long)piece[i].dim[1]);
+        rows += piece[i].dim[0];
+        if (p->linear) p->linear->piece[i] = piece[i];
+    }
+    PC_ASSERT(rows == p->dim[0], "'%s': %lld rows placed of %lld", p->name, (long long)rows,
+              (long long)p->dim[0]);
+    if (p->linear) p->linear->pieces = pieces;
+    p->weight->w = PC_NONE;
+    if (pieces > 1) return;
+    p->weight->w = piece[0];
+    if (p->linear) p->linear->pieces = 0;
 }
 
 /* Rows of W that both an adapter and these outputs have, counted from the first output; false: none. */
@@ -137,10 +165,34 @@ static void adapter_backward(pc_ctx *ctx, pc_tensor dx, const pc_linear *l, pc_a
 
 /* ---- the whole ---- */
 
+/* Columns [begin, end) of an operand that may be absent; of a bias, its elements. */
+static pc_tensor columns(pc_tensor x, int64_t begin, int64_t end)
+{
+    if (!pc_present(x)) return x;
+    return x.rank == 1 ? pc_rows(x, begin, end) : pc_cols(x, begin, end);
+}
+
+/* y = x W^T + b + r, or with `a` z = y, a = f(z) and no r; piece by piece where W is in pieces. */
+static void product(pc_ctx *ctx, pc_tensor a, pc_tensor y, const pc_linear *l, pc_tensor x,
+                    pc_tensor r, pc_act kind)
+{
+    int64_t row = 0;
+    for (int i = 0; i < (l->pieces ? l->pieces : 1); i++) {
+        const pc_tensor w = l->pieces ? l->piece[i] : l->weight.w;
+        const int64_t end = l->pieces ? row + w.dim[0] : l->O;
+        const pc_tensor yi = columns(y, row, end), b = columns(l->bias.w, row, end);
+        if (pc_present(a))
+            ctx->ops->linear_act_forward(ctx, columns(a, row, end), yi, x, w, b, kind);
+        else
+            ctx->ops->linear_forward(ctx, yi, x, w, b, columns(r, row, end));
+        row = end;
+    }
+}
+
 void pc_linear_forward(pc_ctx *ctx, pc_tensor y, const pc_linear *l, pc_tensor x, pc_tensor r)
 {
     check(l, y, x);
-    ctx->ops->linear_forward(ctx, y, x, l->weight.w, l->bias.w, r);
+    product(ctx, PC_NONE, y, l, x, r, PC_ACT_RELU);
     adapters_forward(ctx, y, l, x);
 }
 
@@ -153,7 +205,7 @@ void pc_linear_act_forward(pc_ctx *ctx, pc_tensor a, pc_tensor z, const pc_linea
         ctx->ops->act_forward(ctx, a, z, kind);
         return;
     }
-    ctx->ops->linear_act_forward(ctx, a, z, x, l->weight.w, l->bias.w, kind);
+    product(ctx, a, z, l, x, PC_NONE, kind);
 }
 
 void pc_linear_backward(pc_ctx *ctx, pc_tensor dx, pc_linear *l, pc_tensor dy, pc_tensor x)

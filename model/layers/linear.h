@@ -11,6 +11,9 @@
  *   backward  dB += dy[:,rows]^T u,  du = s dy[:,rows] B,  dA += du^T drop(x),  dx += drop'(du A)
  * u and the mask are made again in backward (N r numbers, and a function of ctx->dropout_key): nothing is kept.
  * A frozen W has no gradient, and none is formed for the adapters' sake.
+ *
+ * In inference W may lie in a file, in its type (ops.h), and in pieces: published models have q, k and v apart. Then
+ * weight.w is absent, and products go piece by piece.
  */
 #ifndef PC_LAYERS_LINEAR_H
 #define PC_LAYERS_LINEAR_H
@@ -26,12 +29,16 @@ typedef struct pc_adapter {
     struct pc_adapter *next; // on the same linear
 } pc_adapter;
 
+#define PC_PIECES 4
+
 typedef struct pc_linear {
     pc_weight weight; // (O,I)
     pc_weight bias;   // (O), absent without bias
     int64_t I, O;
     bool has_bias;
-    int64_t first;        // row of the listed matrix that output 0 is: not 0 in pc_linear_outputs
+    int64_t first; // row of the listed matrix that output 0 is: not 0 in pc_linear_outputs
+    pc_tensor piece[PC_PIECES]; // rows of W, one piece after the other; none: weight.w
+    int pieces;
     pc_adapter *adapters; // NULL: none. Owned by pc_adapters
 } pc_linear;
 
@@ -48,6 +55,10 @@ void pc_linear_backward(pc_ctx *ctx, pc_tensor dx, pc_linear *l, pc_tensor dy, p
 
 // Outputs [begin, end) of it, as a linear of its own on the same numbers: the queries of a fused projection.
 pc_linear pc_linear_outputs(const pc_linear *l, int64_t begin, int64_t end);
+
+// Binds a parameter that stays (pc_param.stays) to numbers that lie elsewhere: rows one piece after the other, each
+// dense, of any type. Only a linear's matrix takes more than one piece.
+void pc_param_place(pc_param *p, const pc_tensor *piece, int pieces);
 
 // Whether any parameter of it has a gradient.
 bool pc_linear_trains(const pc_linear *l);

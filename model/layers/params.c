@@ -1,7 +1,7 @@
 /*
  * params.c - the list of parameters: listing, binding, initial values.
  */
-#include "model/layers/params.h"
+#include "model/layers/linear.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -92,7 +92,9 @@ void pc_param_fused(pc_params *p, const pc_weight *w, int parts, const int64_t *
 void pc_param_linear(pc_params *p, const pc_weight *w, struct pc_linear *linear)
 {
     pc_param *q = listed(p, w);
-    if (q) q->linear = linear;
+    if (!q) return;
+    q->linear = linear;
+    q->stays = true;
 }
 
 void pc_param_fixed(pc_params *p, const pc_weight *w)
@@ -101,6 +103,12 @@ void pc_param_fixed(pc_params *p, const pc_weight *w)
     if (!q) return;
     q->fixed = true;
     q->trainable = q->decay = false;
+}
+
+void pc_param_table(pc_params *p, const pc_weight *w)
+{
+    pc_param *q = listed(p, w);
+    if (q) q->stays = true;
 }
 
 pc_status pc_params_end(pc_params *p)
@@ -189,6 +197,15 @@ void pc_params_bind_weights(pc_params *p, pc_arena *a, pc_dtype t)
 void pc_params_bind_weights_from(pc_params *p, int first, pc_arena *a, pc_dtype t)
 {
     for (int i = first; i < p->count; i++) p->list[i].weight->w = bind(&p->list[i], a, t);
+}
+
+void pc_params_bind_absent(pc_params *p, pc_arena *a, pc_dtype t)
+{
+    for (int i = 0; i < p->count; i++) {
+        const pc_param *q = &p->list[i];
+        const bool placed = q->linear && q->linear->pieces > 0;
+        if (!placed && !pc_present(q->weight->w)) q->weight->w = bind(q, a, t);
+    }
 }
 
 void pc_params_bind_grads(pc_params *p, pc_arena *a, pc_dtype t)

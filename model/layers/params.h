@@ -36,6 +36,7 @@ typedef struct pc_param {
     pc_weight *weight;
     struct pc_linear *linear; // of which it is the matrix; NULL: it is none
     bool adapter;             // a low-rank adapter's (adapters.h)
+    bool stays;               // may lie elsewhere, in another type: pc_param_place
     int rank;
     int64_t dim[PC_MAX_RANK];
     pc_init init;
@@ -69,6 +70,8 @@ void pc_param_hidden(pc_params *p, const pc_weight *w, bool hidden);
 void pc_param_fused(pc_params *p, const pc_weight *w, int parts, const int64_t *rows);
 // Whose matrix it is: where adapters may be added.
 void pc_param_linear(pc_params *p, const pc_weight *w, struct pc_linear *linear);
+// A table or head: only linear, linear_xent and embedding read it, so it may be of any type (ops.h).
+void pc_param_table(pc_params *p, const pc_weight *w);
 // Says that the listed weight is never trained.
 void pc_param_fixed(pc_params *p, const pc_weight *w);
 #define PC_DIMS(...)                                                                               \
@@ -91,6 +94,7 @@ int pc_params_train(pc_params *p, const char *prefix, bool trainable); // return
 // Binding. Weights in list order, each aligned; gradients and moments of trainable ones only.
 void pc_params_bind_weights(pc_params *p, pc_arena *a, pc_dtype t);
 void pc_params_bind_weights_from(pc_params *p, int first, pc_arena *a, pc_dtype t);
+void pc_params_bind_absent(pc_params *p, pc_arena *a, pc_dtype t); // those without numbers so far
 void pc_params_bind_grads(pc_params *p, pc_arena *a, pc_dtype t);
 void pc_params_bind_moments(pc_params *p, pc_arena *a); // f32, zeroed
 // A replica's list (same model) uses the master's weights; its gradients are its own.

@@ -41,11 +41,14 @@ void pc_decoder_params(pc_params *p, pc_decoder *l, const pc_decoder_config *c)
                                           .recompute = c->recompute};
     const size_t prefix = pc_params_push(p, "decoder");
     pc_param_add(p, &l->tokens, "tokens", PC_INIT_NORMAL, fixed ? c->std : 0.1, PC_DIMS(c->V, C));
+    pc_param_table(p, &l->tokens);
     pc_transformer_params(p, &l->blocks, &blocks);
     pc_norm_params(p, &l->norm_final, "norm_final", PC_RMSNORM, C, c->eps);
-    if (!c->tied)
+    if (!c->tied) {
         pc_param_add(p, &l->head, "head", PC_INIT_NORMAL, fixed ? c->std : by_size(C, c->V),
                      PC_DIMS(c->V, C));
+        pc_param_table(p, &l->head);
+    }
     pc_params_pop(p, prefix);
 }
 

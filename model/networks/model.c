@@ -3,6 +3,8 @@
  */
 #include "model/networks/model.h"
 
+#include <stdlib.h>
+
 static void list_params(pc_model *m)
 {
     if (m->config.kind == PC_MODEL_CLIP)
@@ -13,8 +15,25 @@ static void list_params(pc_model *m)
 
 static void bind(pc_model *m, pc_arena *a, pc_dtype t)
 {
-    pc_params_bind_weights(&m->params, a, t);
+    pc_params_bind_absent(&m->params, a, t);
     if (m->config.kind == PC_MODEL_VLM) pc_vlm_tables(&m->vlm, a, t);
+}
+
+// Counted first, then handed out: what the count has bound is taken away again.
+static pc_status bind_all(pc_model *m, pc_dtype t)
+{
+    pc_arena dry;
+    pc_params *p = &m->params;
+    pc_weight *placed = calloc((size_t)p->count + 1, sizeof *placed);
+    if (!placed) return pc_fail(PC_ERR_MEMORY, "%d parameters", p->count);
+    for (int i = 0; i < p->count; i++) placed[i] = *p->list[i].weight;
+    pc_arena_open_dry(&dry, "weights");
+    bind(m, &dry, t);
+    for (int i = 0; i < p->count; i++) *p->list[i].weight = placed[i];
+    free(placed);
+    const pc_status st = pc_arena_open(&m->weights, "weights", dry.peak);
+    if (!st) bind(m, &m->weights, t);
+    return st;
 }
 
 pc_status pc_model_open(pc_model *m, const pc_model_config *c, pc_dtype t, bool memory)
@@ -22,15 +41,14 @@ pc_status pc_model_open(pc_model *m, const pc_model_config *c, pc_dtype t, bool 
     *m = (pc_model){.config = *c};
     list_params(m);
     pc_status st = pc_params_end(&m->params);
-    if (!st && memory) {
-        pc_arena dry;
-        pc_arena_open_dry(&dry, "weights");
-        bind(m, &dry, t);
-        st = pc_arena_open(&m->weights, "weights", dry.peak);
-        if (!st) bind(m, &m->weights, t);
-    }
+    if (!st && memory) st = bind_all(m, t);
     if (st) pc_model_close(m);
     return st;
+}
+
+pc_status pc_model_bind_absent(pc_model *m)
+{
+    return bind_all(m, PC_F32);
 }
 
 void pc_model_close(pc_model *m)

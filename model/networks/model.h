@@ -51,6 +51,9 @@ void pc_model_config_help(void (*line)(void *arg, const char *section, const cha
 pc_status pc_model_open(pc_model *m, const pc_model_config *c, pc_dtype t, bool bind);
 void pc_model_close(pc_model *m);
 
+// After opening without memory, when some parameters have been placed (pc_param_place): f32 memory for the others.
+pc_status pc_model_bind_absent(pc_model *m);
+
 // Adds adapters, of type f32, with memory when `bind` (not initialised). A model takes them once.
 pc_status pc_model_adapt(pc_model *m, const pc_adapter_site *sites, int count, bool bind);
 

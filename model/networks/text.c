@@ -32,6 +32,7 @@ void pc_text_params(pc_params *p, pc_text *l, const pc_text_config *c)
                                           .recompute = c->recompute};
     const size_t prefix = pc_params_push(p, "text");
     pc_param_add(p, &l->tokens, "tokens", PC_INIT_NORMAL, 0.02, PC_DIMS(c->V, c->C));
+    pc_param_table(p, &l->tokens);
     pc_param_add(p, &l->positions, "positions", PC_INIT_NORMAL, 0.01, PC_DIMS(c->T, c->C));
     if (p->count > 0) p->list[p->count - 1].decay = false;
     pc_transformer_params(p, &l->blocks, &blocks);
