@@ -72,7 +72,7 @@ static tile_function *const tiles[NV][MR] = {{PC_FOR_TILE_ROWS(TILE_1)},
 // not fall on the same cache sets. The gradient of a small weight matrix is such a product.
 static int64_t in_place(const pc_product *p, int64_t rows, int64_t nc)
 {
-    enum { STRIPS = 6 };
+    enum { STRIPS = 16 };
     const bool fits = !p->trans_b && rows <= STRIPS * MR && p->ldb % 256 != 0;
     return fits ? nc / NR * NR : 0;
 }
