@@ -96,7 +96,7 @@ static pc_status read_site(pc_adapter_site *s, const json_t *o)
     return PC_OK;
 }
 
-static pc_status read_list(pc_model *m, const json_t *list)
+static pc_status read_list(pc_adapter_site **out, int *count, const json_t *list)
 {
     const size_t n = json_array_size(list);
     if (n > SITES_MAX) return pc_fail(PC_ERR_FORMAT, "%zu adapters", n);
@@ -108,21 +108,30 @@ static pc_status read_list(pc_model *m, const json_t *list)
         // A rank above what the matrix has is no mistake by itself; one that no file could hold is.
         if (!st && (sites[i].r > 1 << 16 || sites[i].r < 1))
             st = pc_fail(PC_ERR_FORMAT, "adapter %zu: rank %lld", i, (long long)sites[i].r);
-        if (!st) numbers += sites[i].r * sites[i].rows;
-        if (!st && (numbers < 0 || numbers > INT64_MAX / 16))
+        if (!st && (__builtin_mul_overflow(sites[i].r, sites[i].rows, &sites[i].rows) ||
+                    __builtin_add_overflow(numbers, sites[i].rows, &numbers) || numbers < 0 ||
+                    numbers > INT64_MAX / 16))
             st = pc_fail(PC_ERR_FORMAT, "adapter %zu: too many numbers", i);
+        if (!st) sites[i].rows /= sites[i].r;
     }
-    if (!st && n) st = pc_model_adapt(m, sites, (int)n, true);
-    free(sites);
-    return st;
+    if (st) {
+        free(sites);
+        return st;
+    }
+    *out = sites;
+    *count = (int)n;
+    return PC_OK;
 }
 
-pc_status pc_adapters_from_text(pc_model *m, double *dropout, const char *text)
+pc_status pc_adapters_read_text(pc_adapter_site **out, int *count, double *dropout,
+                                const char *text)
 {
     json_error_t e;
     json_t *o = json_loads(text, JSON_REJECT_DUPLICATES, &e), *list = NULL;
     pc_status st = PC_OK;
     *dropout = 0.0;
+    *out = NULL;
+    *count = 0;
     if (!o)
         st = pc_fail(PC_ERR_FORMAT, "line %d, column %d: %s", e.line, e.column, e.text);
     else if (json_unpack_ex(o, &e, 0, "{s:F, s:o}", "dropout", dropout, "list", &list))
@@ -131,9 +140,19 @@ pc_status pc_adapters_from_text(pc_model *m, double *dropout, const char *text)
         st = pc_fail(PC_ERR_FORMAT, "'list' is no list");
     else if (!(*dropout >= 0.0 && *dropout < 1.0))
         st = pc_fail(PC_ERR_FORMAT, "'dropout' is %g; expected from 0 to below 1", *dropout);
-    if (!st) st = read_list(m, list);
+    if (!st) st = read_list(out, count, list);
     json_decref(o);
     return pc_context(st, "text 'adapters'");
+}
+
+pc_status pc_adapters_from_text(pc_model *m, double *dropout, const char *text)
+{
+    pc_adapter_site *sites;
+    int n;
+    pc_status st = pc_adapters_read_text(&sites, &n, dropout, text);
+    if (!st && n) st = pc_context(pc_model_adapt(m, sites, n, true), "text 'adapters'");
+    free(sites);
+    return st;
 }
 
 /* ---- names ---- */

@@ -19,6 +19,9 @@ pc_status pc_adapters_load(pc_model *m, const pc_family *f, const char *dir);
 // As text, malloc'ed (NULL: no memory); and from text onto a model, with memory but without values.
 char *pc_adapters_text(const pc_adapters *a, double dropout);
 pc_status pc_adapters_from_text(pc_model *m, double *dropout, const char *text);
+// The text alone: a malloc'ed list.
+pc_status pc_adapters_read_text(pc_adapter_site **out, int *count, double *dropout,
+                                const char *text);
 
 // Their names for A and B of every adapter: "base_model.model.MODULE.lora_A.weight"; ours without a module.
 pc_status pc_adapters_names(pc_aliases *out, const pc_model *m);

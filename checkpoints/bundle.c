@@ -10,7 +10,7 @@
 #include "checkpoints/bundle.h"
 
 #include "checkpoints/gguf_model.h"
-#include "checkpoints/hf.h"
+#include "checkpoints/hf_carry.h"
 #include "checkpoints/mapped.h"
 #include "model/core/file.h"
 #include "model/core/log.h"
@@ -127,13 +127,27 @@ static pc_status native_mapped(pc_bundle *b, const char *path)
     return pc_context(st, "checkpoint '%s'", path);
 }
 
+// A checkpoint that carries the config.json it came with knows its family, and goes by that family's names.
+static pc_status native_family(pc_bundle *b, const pc_model_config *c)
+{
+    pc_hf_source source;
+    pc_status st = pc_hf_source_open(&source, &b->text);
+    if (st) return st;
+    if (source.family) {
+        b->family = source.family;
+        st = source.family->aliases(&b->aliases, c, source.layout < 0 ? 0 : source.layout);
+    }
+    pc_hf_source_close(&source);
+    return st;
+}
+
 static pc_status open_native(pc_bundle *b, const char *path, bool weights)
 {
     pc_model_config config;
     pc_status st = pc_native_read_text(&b->text, path);
     if (st) return st; // names the file
     if ((st = native_config(&config, b->text.model)) || (st = native_image(b, b->text.image)) ||
-        (st = native_language(b)))
+        (st = native_language(b)) || (st = native_family(b, &config)))
         return pc_context(st, "checkpoint '%s'", path);
     if (!weights) {
         b->model.config = config;
@@ -201,6 +215,7 @@ static pc_status dir_weights(pc_bundle *b, const char *dir, const pc_hf_config *
         st = pc_context(st, "'%s'", dir);
         goto out;
     }
+    if ((st = pc_hf_carry(&b->text, dir, c->family, &match, s))) goto out;
     b->aliases = match.aliases;
     match.aliases = (pc_aliases){0}; // the bundle owns them from here
     if (b->mapped) {
@@ -254,30 +269,17 @@ static pc_status gguf_text(pc_bundle *b, const pc_gguf_model *m)
 {
     const char *name = gguf_template(m);
     b->template = name ? pc_template_find(name) : NULL;
-    pc_status st = pc_gguf_tokenizer(&b->tokenizer, m->text);
+    const pc_status st = pc_gguf_tokenizer(&b->tokenizer, m->text);
     if (st == PC_ERR_MEMORY || st == PC_ERR_IO) return st;
     if (st) pc_warn("opened without its tokenizer: %s", pc_error_text());
     return PC_OK;
 }
 
-// A file of a vocabulary alone has no tensors, and may be of any architecture.
-static pc_status vocabulary_alone(pc_bundle *b, bool *alone, const char *path)
-{
-    pc_gguf *g = NULL;
-    pc_status st = pc_gguf_open(&g, path);
-    *alone = !st && !pc_gguf_count(g);
-    if (*alone) st = pc_gguf_tokenizer(&b->tokenizer, g);
-    pc_gguf_close(g);
-    return st;
-}
-
 static pc_status open_gguf(pc_bundle *b, const char *path, const char *mmproj, bool weights)
 {
     pc_gguf_model m;
-    bool alone = false;
-    pc_status st = weights ? PC_OK : vocabulary_alone(b, &alone, path);
-    if (st || alone) return st;
-    if ((st = pc_gguf_model_open(&m, path, mmproj))) return st; // names the file
+    pc_status st = pc_gguf_model_open(&m, path, mmproj);
+    if (st) return st; // names the file
     b->model.config = m.config;
     b->has_image = m.eyes != NULL;
     b->image = m.image;

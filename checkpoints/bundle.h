@@ -18,12 +18,13 @@ typedef struct pc_bundle {
     const pc_template *template; // NULL likewise
     pc_image_config image;
     bool has_image;
-    const pc_family *family; // NULL for native checkpoints; of a GGUF the one that it came from
-    pc_aliases aliases;      // their names, when there is a family
-    pc_native_text text;     // native checkpoints
-    double adapter_dropout;  // of the adapters in a native checkpoint
-    bool mapped;             // opened for inference: matrices may lie in the files (mapped.h)
-    pc_safetensors *files;   // they lie in these
+    const pc_family *
+        family; // NULL for native checkpoints that carry no config.json; of a GGUF the one that it came from
+    pc_aliases aliases;     // their names, when there is a family
+    pc_native_text text;    // native checkpoints; of a directory what is carried along (hf_carry.h)
+    double adapter_dropout; // of the adapters in a native checkpoint
+    bool mapped;            // opened for inference: matrices may lie in the files (mapped.h)
+    pc_safetensors *files;  // they lie in these
     pc_arena room;
     char path[4096];
 } pc_bundle;

@@ -10,6 +10,7 @@ int main(int argc, char **argv)
         {"inspect", "what a checkpoint holds, whatever its format", convert_inspect},
         {"import", "a model directory or a GGUF file into a native checkpoint", convert_import},
         {"export", "a model into formats that others read", convert_export},
+        {"quantize", "a model in fewer bits, as GGUF files", convert_quantize},
         {"merge", "low-rank adapters into the weights", convert_merge},
     };
     static const char *const examples[] = {

@@ -37,6 +37,7 @@ void pc_native_text_close(pc_native_text *t);
 pc_status pc_native_add_file(pc_native_text *t, const char *name, const void *data, size_t size);
 const pc_native_file *pc_native_find_file(const pc_native_text *t, const char *name); // NULL: none
 bool pc_native_file_name(const char *name);
+void pc_native_drop_tokenizer(pc_native_text *t); // the files of a tokenizer that is replaced
 
 pc_status pc_native_write(const char *path, const pc_params *params, bool moments,
                           const pc_native_text *text);

@@ -63,3 +63,28 @@ pc_status pc_native_add_file(pc_native_text *t, const char *name, const void *da
     t->files[t->file_count++] = (pc_native_file){copy, bytes, size};
     return PC_OK;
 }
+
+static bool is_tokenizer_file(const char *name)
+{
+    static const char *const names[] = {
+        "tokenizer",    "special_tokens_map.json", "added_tokens.json", "vocab.", "merges.txt",
+        "spiece.model", "chat_template.",          "tokenization_",     NULL};
+    const size_t n = strlen(name);
+    for (const char *const *s = names; *s; s++)
+        if (!strncmp(name, *s, strlen(*s))) return true;
+    return n > 9 && !strcmp(name + n - 9, ".tiktoken");
+}
+
+void pc_native_drop_tokenizer(pc_native_text *t)
+{
+    int kept = 0;
+    for (int i = 0; i < t->file_count; i++) {
+        if (!is_tokenizer_file(t->files[i].name)) {
+            t->files[kept++] = t->files[i];
+            continue;
+        }
+        free(t->files[i].name);
+        free(t->files[i].data);
+    }
+    t->file_count = kept;
+}

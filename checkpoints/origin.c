@@ -3,6 +3,7 @@
  */
 #include "checkpoints/origin.h"
 
+#include "checkpoints/gguf_names.h"
 #include "checkpoints/numbers.h"
 #include "model/core/file.h"
 #include <stdio.h>
@@ -13,7 +14,8 @@
 struct pc_origin_run {
     const char *ours;
     int64_t begin, count, offset;
-    const pc_st_entry *entry;
+    const pc_st_entry *entry; // NULL: GGUF
+    int alias;                // GGUF: of its list
 };
 typedef struct pc_origin_run run;
 
@@ -38,6 +40,12 @@ static int64_t row_of(const pc_param *p)
 
 /* ---- opening ---- */
 
+// Their tensors as parts of ours.
+static const pc_aliases *names_of(const pc_origin *o)
+{
+    return o->tensors ? &o->match.aliases : &o->gguf.aliases;
+}
+
 static int by_place(const void *a, const void *b)
 {
     const run *x = a, *y = b;
@@ -48,7 +56,7 @@ static int by_place(const void *a, const void *b)
 // Every number of ours must come from exactly one run of theirs.
 static pc_status check_runs(const pc_origin *o)
 {
-    const int n = o->match.aliases.count;
+    const int n = names_of(o)->count;
     int i = 0, params = 0;
     while (i < n) {
         const pc_param *p = find_param(o, o->runs[i].ours);
@@ -73,15 +81,19 @@ static pc_status check_runs(const pc_origin *o)
 
 static pc_status make_runs(pc_origin *o)
 {
-    const pc_aliases *a = &o->match.aliases;
+    const pc_aliases *a = names_of(o);
     o->runs = calloc((size_t)a->count + 1, sizeof *o->runs);
     if (!o->runs) return pc_fail(PC_ERR_MEMORY, "list of %d tensors", a->count);
     for (int i = 0; i < a->count; i++) {
         const pc_alias *x = &a->list[i];
         const pc_param *p = find_param(o, x->ours);
         PC_ASSERT(p, "the family names '%s', the model has no such parameter", x->ours);
-        o->runs[i] = (run){x->ours, x->row * row_of(p), x->count, x->offset,
-                           pc_safetensors_find(o->tensors, x->theirs)};
+        o->runs[i] = (run){x->ours,
+                           x->row * row_of(p),
+                           x->count,
+                           x->offset,
+                           o->tensors ? pc_safetensors_find(o->tensors, x->theirs) : NULL,
+                           i};
     }
     if (a->count > 1) qsort(o->runs, (size_t)a->count, sizeof *o->runs, by_place);
     return check_runs(o);
@@ -112,12 +124,76 @@ static pc_status check_native(const pc_origin *o)
     return PC_OK;
 }
 
+static pc_status own_pair(pc_peft_pair *x, const pc_origin *o, const pc_adapter_site *s)
+{
+    char A[PC_NAME_MAX], B[PC_NAME_MAX];
+    const pc_param *p = find_param(o, s->weight);
+    if (!p || p->rank != 2 || s->row < 0 || s->rows < 1 || s->row > p->dim[0] - s->rows)
+        return pc_fail(PC_ERR_FORMAT, "adapter of '%s': the model has no such matrix or rows",
+                       s->weight);
+    pc_adapter_names(A, B, &o->shape.params, s);
+    *x = (pc_peft_pair){.r = s->r,
+                        .I = p->dim[1],
+                        .O = s->rows,
+                        .alpha = s->alpha,
+                        .scale = s->scale,
+                        .row = s->row,
+                        .A = pc_safetensors_find(o->tensors, A),
+                        .B = pc_safetensors_find(o->tensors, B)};
+    memcpy(x->module, s->module, sizeof x->module);
+    memcpy(x->ours, s->weight, sizeof x->ours);
+    if (!x->A || !x->B || x->A->rank != 2 || x->B->rank != 2 || x->A->dim[0] != x->r ||
+        x->A->dim[1] != x->I || x->B->dim[0] != x->O || x->B->dim[1] != x->r)
+        return pc_fail(PC_ERR_FORMAT, "adapter of '%s': '%s' and '%s' are missing or misshapen",
+                       s->weight, A, B);
+    return PC_OK;
+}
+
+// The adapters that the checkpoint was trained with, as if they came from a folder.
+static pc_status own_adapters(pc_origin *o, const char *text)
+{
+    pc_adapter_site *sites;
+    int n;
+    pc_status st = pc_adapters_read_text(&sites, &n, &o->dropout, text);
+    if (st || !n) {
+        free(sites);
+        return st;
+    }
+    o->adapters = calloc(1, sizeof *o->adapters);
+    pc_peft_pair *list = calloc((size_t)n, sizeof *list);
+    if (!o->adapters || !list) st = pc_fail(PC_ERR_MEMORY, "%d adapters", n);
+    for (int i = 0; i < n && !st; i++) st = own_pair(&list[i], o, &sites[i]);
+    if (st) {
+        free(list);
+    } else {
+        o->adapters[o->adapter_count++] = (pc_peft){.list = list, .count = n};
+        o->own_adapters = true;
+    }
+    free(sites);
+    return st;
+}
+
 static pc_status open_native(pc_origin *o, const char *path)
 {
     o->native = true;
     pc_status st = pc_native_map(&o->tensors, path);
-    if (!st) st = pc_context(check_native(o), "checkpoint '%s'", path);
-    return st;
+    if (!st) st = check_native(o);
+    if (!st && o->bundle.text.adapters) st = own_adapters(o, o->bundle.text.adapters);
+    return pc_context(st, "checkpoint '%s'", path);
+}
+
+static pc_status open_gguf(pc_origin *o, const char *path)
+{
+    pc_gguf_match x = {0};
+    pc_status st = pc_gguf_model_open(&o->gguf, path, NULL);
+    if (!st) st = pc_gguf_match_open(&x, &o->gguf);
+    if (!st && (x.missing_count || x.misshapen_count)) {
+        const int64_t i = x.missing_count ? x.missing[0] : x.misshapen[0];
+        st = pc_fail(PC_ERR_FORMAT, "'%s': tensor '%s' is missing or of another shape", path,
+                     o->gguf.aliases.list[i].theirs);
+    }
+    pc_gguf_match_close(&x);
+    return st ? st : make_runs(o);
 }
 
 static bool ends_in(const char *s, const char *end)
@@ -129,13 +205,11 @@ static bool ends_in(const char *s, const char *end)
 static pc_status open_rest(pc_origin *o, const char *path)
 {
     pc_status st;
-    const bool dir = pc_is_dir(path), mapped = dir || ends_in(path, ".h5");
-    st = mapped ? pc_bundle_open_light(&o->bundle, path) : pc_bundle_open(&o->bundle, path);
-    if (st) return st;
-    if ((st = pc_model_open(&o->shape, &o->bundle.model.config, PC_F32, false)) ||
-        (st = dir      ? open_dir(o, path)
-              : mapped ? open_native(o, path)
-                       : PC_OK) ||
+    if ((st = pc_bundle_open_light(&o->bundle, path)) ||
+        (st = pc_model_open(&o->shape, &o->bundle.model.config, PC_F32, false)) ||
+        (st = pc_is_dir(path)          ? open_dir(o, path)
+              : ends_in(path, ".gguf") ? open_gguf(o, path)
+                                       : open_native(o, path)) ||
         (st = pc_context(pc_hf_source_open(&o->source, &o->bundle.text), "'%s'", path)))
         return st;
     if (!o->family) o->family = o->source.family ? o->source.family : o->bundle.family;
@@ -150,12 +224,23 @@ pc_status pc_origin_open(pc_origin *out, const char *path)
     return st;
 }
 
-void pc_origin_close(pc_origin *o)
+void pc_origin_drop_adapters(pc_origin *o)
 {
     for (int i = 0; i < o->adapter_count; i++) pc_peft_close(&o->adapters[i]);
     free(o->adapters);
+    o->adapters = NULL;
+    o->adapter_count = 0;
+    o->own_adapters = false;
+    o->merged = NULL;
+}
+
+void pc_origin_close(pc_origin *o)
+{
+    pc_origin_drop_adapters(o);
     free(o->numbers);
+    free(o->whole);
     free(o->runs);
+    pc_gguf_model_close(&o->gguf);
     pc_hf_source_close(&o->source);
     pc_hf_match_close(&o->match);
     pc_safetensors_close(o->tensors);
@@ -201,7 +286,7 @@ static pc_status entry_floats(float *out, const pc_st_entry *e, int64_t at, int6
 // First run of this parameter that ends behind `at`.
 static const run *first_run(const pc_origin *o, const char *ours, int64_t at)
 {
-    int lo = 0, hi = o->match.aliases.count;
+    int lo = 0, hi = names_of(o)->count;
     while (lo < hi) {
         const int mid = lo + (hi - lo) / 2;
         const int order = strcmp(o->runs[mid].ours, ours);
@@ -213,21 +298,42 @@ static const run *first_run(const pc_origin *o, const char *ours, int64_t at)
     return &o->runs[lo];
 }
 
-static pc_status read_stored(const pc_origin *o, float *out, const pc_param *p, int64_t at,
-                             int64_t count)
+// Rows of queries and keys may lie in another order, and blocks cannot be cut: such tensors are read whole.
+static pc_status gguf_floats(pc_origin *o, float *out, const run *r, int64_t at, int64_t count)
 {
-    if (!o->tensors) {
-        const pc_param *w =
-            pc_params_find((pc_params *)(uintptr_t)&o->bundle.model.params, p->name);
-        PC_ASSERT(w, "no parameter '%s'", p->name);
-        memcpy(out, (const float *)w->weight->w.data + at, (size_t)count * sizeof *out);
-        return PC_OK;
+    const pc_alias *a = &o->gguf.aliases.list[r->alias];
+    const bool permuted = r->alias < o->gguf.eyes_first &&
+                          pc_gguf_permuted(a, &o->gguf.config.vlm.decoder, o->gguf.llama);
+    pc_gguf_tensor t = {0};
+    const pc_gguf *file = r->alias < o->gguf.eyes_first ? o->gguf.text : o->gguf.eyes;
+    if (!permuted && pc_gguf_find(&t, file, a->theirs) && at % t.type->block == 0 &&
+        count % t.type->block == 0)
+        return pc_gguf_floats(out, &t, at, count);
+    const int64_t n = pc_alias_numel(a);
+    if (o->read_alias != r->alias + 1) {
+        if (n > o->whole_room) {
+            float *more = realloc(o->whole, (size_t)n * sizeof *more);
+            if (!more) return pc_fail(PC_ERR_MEMORY, "tensor '%s'", a->theirs);
+            o->whole = more;
+            o->whole_room = n;
+        }
+        o->read_alias = 0;
+        const pc_status st = pc_gguf_model_read(o->whole, &o->gguf, r->alias);
+        if (st) return st;
+        o->read_alias = r->alias + 1;
     }
+    memcpy(out, o->whole + at, (size_t)count * sizeof *out);
+    return PC_OK;
+}
+
+static pc_status read_stored(pc_origin *o, float *out, const pc_param *p, int64_t at, int64_t count)
+{
     if (o->native) return entry_floats(out, pc_safetensors_find(o->tensors, p->name), at, count);
     pc_status st = PC_OK;
     for (const run *r = first_run(o, p->name, at); count > 0 && !st; r++) {
         const int64_t skip = at - r->begin, n = r->count - skip < count ? r->count - skip : count;
-        st = entry_floats(out, r->entry, r->offset + skip, n);
+        st = r->entry ? entry_floats(out, r->entry, r->offset + skip, n)
+                      : gguf_floats(o, out, r, r->offset + skip, n);
         out += n;
         at += n;
         count -= n;

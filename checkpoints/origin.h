@@ -3,7 +3,7 @@
  *
  *   directory        mapped safetensors (or PyTorch files) under their names
  *   native .h5       mapped parameters under ours
- *   anything else    what pc_bundle_open makes of it, in memory
+ *   .gguf            mapped blocks, decoded as they are read
  *
  * Low-rank adapters, those of a native checkpoint or of a PEFT folder, are merged on the way: who reads sees
  * W + s B A. One parameter at a time is in memory then, otherwise none.
@@ -12,24 +12,31 @@
 #define PC_CHECKPOINTS_ORIGIN_H
 
 #include "checkpoints/bundle.h"
+#include "checkpoints/gguf_model.h"
 #include "checkpoints/hf_carry.h"
 #include "checkpoints/peft.h"
 
 typedef struct pc_origin {
-    pc_bundle
-        bundle; // tokenizer, template, image settings and texts; weights only of "anything else"
+    pc_bundle bundle;        // tokenizer, template, image settings and texts; no weights
     pc_model shape;          // its parameter list, without memory
     bool native;             // tensors are under our names
     const pc_family *family; // NULL: not known
     pc_hf_source source;
-    pc_safetensors *tensors;    // NULL: the bundle holds the numbers
+    pc_safetensors *tensors; // NULL: GGUF
+    pc_gguf_model gguf;
     pc_hf_match match;          // a directory's
-    struct pc_origin_run *runs; // a directory's aliases by our name and row
-    pc_peft *adapters;          // to merge
+    struct pc_origin_run *runs; // aliases of a directory or of GGUF files by our name and row
+    pc_peft *adapters;          // to merge; a native checkpoint's own come first
     int adapter_count;
-    const pc_param *merged; // whose merged numbers are in `numbers`
+    bool own_adapters; // the first one is the checkpoint's own
+    double dropout;    // of those
+    // A parameter with adapters, merged; a tensor of a GGUF file that cannot be read in pieces.
+    const pc_param *merged;
     float *numbers;
     int64_t room;
+    int read_alias; // one more than its index
+    float *whole;
+    int64_t whole_room;
 } pc_origin;
 
 pc_status pc_origin_open(pc_origin *out, const char *path);
@@ -37,6 +44,8 @@ void pc_origin_close(pc_origin *o); // a zeroed one is fine
 
 // A PEFT folder, to be merged into everything that is read from here on. Needs a family.
 pc_status pc_origin_adapt(pc_origin *o, const char *dir);
+
+void pc_origin_drop_adapters(pc_origin *o); // what is read from here on is the base
 
 // `count` numbers of our parameter from number `at` on.
 pc_status pc_origin_read(pc_origin *o, float *out, const char *ours, int64_t at, int64_t count);

@@ -81,18 +81,28 @@ static pc_status compare_param(pc_verify_report *r, pc_origin *from, pc_origin *
     return pc_context(st, "'%s'", p->name);
 }
 
+// What no forward pass reads may be left out (a last norm before features of an earlier layer).
+static bool may_lack(const pc_origin *o, const char *name)
+{
+    const pc_model_config *c = &o->shape.config;
+    return c->kind == PC_MODEL_VLM && !pc_vlm_reads(&c->vlm, name);
+}
+
 static pc_status same_list(const pc_origin *a, const pc_origin *b)
 {
-    const pc_params *p = &a->shape.params, *q = &b->shape.params;
-    if (p->count != q->count)
-        return pc_fail(PC_ERR_FORMAT, "it has %d parameters, the source %d", q->count, p->count);
+    pc_params *p = (pc_params *)(uintptr_t)&a->shape.params;
+    pc_params *q = (pc_params *)(uintptr_t)&b->shape.params;
     for (int i = 0; i < p->count; i++) {
-        const pc_param *x = &p->list[i], *y = &q->list[i];
-        if (strcmp(x->name, y->name) != 0 || x->rank != y->rank ||
+        const pc_param *x = &p->list[i], *y = pc_params_find(q, x->name);
+        if (!y && may_lack(a, x->name)) continue;
+        if (!y || x->rank != y->rank ||
             (x->rank && memcmp(x->dim, y->dim, (size_t)x->rank * sizeof *x->dim) != 0))
-            return pc_fail(PC_ERR_FORMAT, "parameter '%s' came back as '%s' or of another shape",
-                           x->name, y->name);
+            return pc_fail(PC_ERR_FORMAT, "parameter '%s' is %s in it", x->name,
+                           y ? "of another shape" : "missing");
     }
+    for (int i = 0; i < q->count; i++)
+        if (!pc_params_find(p, q->list[i].name))
+            return pc_fail(PC_ERR_FORMAT, "the source has no parameter '%s'", q->list[i].name);
     return PC_OK;
 }
 
@@ -102,20 +112,20 @@ static pc_status compare_tensors(pc_verify_report *r, pc_origin *from, pc_origin
     pc_status st = same_list(from, to);
     float *buffer = malloc((size_t)(2 * PIECE) * sizeof *buffer);
     if (!st && !buffer) st = pc_fail(PC_ERR_MEMORY, "buffers");
-    for (int i = 0; i < from->shape.params.count && !st; i++)
-        st = compare_param(r, from, to, &from->shape.params.list[i], buffer, l);
+    for (int i = 0; i < to->shape.params.count && !st; i++)
+        st = compare_param(r, from, to, &to->shape.params.list[i], buffer, l);
     free(buffer);
     return st;
 }
 
 /* ---- logits ---- */
 
-static pc_status answers_of(pc_answers *out, pc_origin *o, uint64_t seed)
+static pc_status answers_of(pc_answers *out, pc_origin *o, const pc_model_config *as, uint64_t seed)
 {
     pc_model m = {0};
     pc_status st = pc_model_open(&m, &o->shape.config, PC_F32, true);
     if (!st) st = pc_origin_bind(o, &m.params);
-    if (!st) st = pc_answers_open(out, &m, seed);
+    if (!st) st = pc_answers_open(out, &m, as, seed);
     pc_model_close(&m);
     return st;
 }
@@ -124,8 +134,8 @@ static pc_status compare_logits(pc_verify_report *r, pc_origin *from, pc_origin 
                                 const pc_verify_limits *l, uint64_t seed)
 {
     pc_answers a = {0}, b = {0};
-    pc_status st = answers_of(&a, from, seed);
-    if (!st) st = answers_of(&b, to, seed);
+    pc_status st = answers_of(&a, from, NULL, seed);
+    if (!st) st = answers_of(&b, to, &from->shape.config, seed);
     if (!st && a.count != b.count)
         st = pc_fail(PC_ERR_FORMAT, "%lld logits, the source gives %lld", (long long)b.count,
                      (long long)a.count);
@@ -171,6 +181,15 @@ static bool logits_wanted(const pc_origin *o, pc_verify_mode mode)
     return false;
 }
 
+pc_status pc_verify_against(pc_verify_report *out, pc_origin *from, pc_origin *to,
+                            const pc_verify_limits *limits, pc_verify_mode mode, uint64_t seed)
+{
+    *out = (pc_verify_report){0};
+    pc_status st = compare_tensors(out, from, to, limits);
+    if (!st && logits_wanted(from, mode)) st = compare_logits(out, from, to, limits, seed);
+    return st;
+}
+
 pc_status pc_verify(pc_verify_report *out, pc_origin *from, const char *written,
                     const pc_verify_limits *limits, pc_verify_mode mode, uint64_t seed)
 {
@@ -178,8 +197,7 @@ pc_status pc_verify(pc_verify_report *out, pc_origin *from, const char *written,
     *out = (pc_verify_report){0};
     if (mode == PC_VERIFY_NONE) return PC_OK;
     pc_status st = pc_origin_open(&to, written);
-    if (!st) st = compare_tensors(out, from, &to, limits);
-    if (!st && logits_wanted(from, mode)) st = compare_logits(out, from, &to, limits, seed);
+    if (!st) st = pc_verify_against(out, from, &to, limits, mode, seed);
     pc_origin_close(&to);
     return pc_context(st, "verifying '%s'", written);
 }

@@ -13,6 +13,7 @@ enum { TEXTS = 2, BEFORE = 4, BEHIND = 6 };
 
 typedef struct job {
     pc_model *model;
+    const pc_model_config *as; // whose inputs these are
     pc_answers *out;
     pc_arena memory;
     pc_vlm_batch vlm;
@@ -90,7 +91,7 @@ static bool has_room(pc_image_geometry *g, const pc_vlm_config *c)
 
 static pc_status make_vlm(job *j)
 {
-    const pc_vlm_config *c = &j->model->config.vlm;
+    const pc_vlm_config *c = &j->as->vlm, *own = &j->model->config.vlm;
     int32_t ids[TEXTS][BEFORE + 1 + BEHIND];
     pc_image_geometry g;
     pc_sequence seqs[TEXTS] = {{0}};
@@ -99,7 +100,7 @@ static pc_status make_vlm(job *j)
     for (int s = 0; s < TEXTS; s++) {
         int64_t n = 0;
         for (int64_t t = 0; t < length; t++) {
-            if (images && s == 0 && t == BEFORE) ids[s][n++] = (int32_t)c->image_id;
+            if (images && s == 0 && t == BEFORE) ids[s][n++] = (int32_t)own->image_id;
             ids[s][n++] = random_id(j, c->decoder.V, c->image_id, c->video_id);
         }
         seqs[s].ids = ids[s];
@@ -107,7 +108,7 @@ static pc_status make_vlm(job *j)
         seqs[s].images = images && s == 0 ? &g : NULL;
     }
     j->out->images = images;
-    pc_status st = pc_vlm_batch_build(&j->vlm, &j->memory, c, seqs, TEXTS, images);
+    pc_status st = pc_vlm_batch_build(&j->vlm, &j->memory, own, seqs, TEXTS, images);
     if (!st && images) make_pictures(j, &g, 1);
     return st;
 }
@@ -211,10 +212,10 @@ static int64_t count_of(const job *j)
     return 2 * TEXTS * c->clip.text.E + TEXTS * TEXTS + 2;
 }
 
-pc_status pc_answers_open(pc_answers *out, pc_model *m, uint64_t seed)
+pc_status pc_answers_open(pc_answers *out, pc_model *m, const pc_model_config *c, uint64_t seed)
 {
     const bool clip = m->config.kind == PC_MODEL_CLIP;
-    job j = {.model = m, .out = out, .seed = seed};
+    job j = {.model = m, .as = c ? c : &m->config, .out = out, .seed = seed};
     pc_runner runner = {0};
     *out = (pc_answers){0};
     pc_status st = pc_arena_open(&j.memory, "random inputs",

@@ -12,8 +12,9 @@ typedef struct pc_answers {
     bool images; // pixels were part of it
 } pc_answers;
 
-// Inputs are a function of seed and config alone: models of equal config see the same. Bound f32 weights.
-pc_status pc_answers_open(pc_answers *out, pc_model *m, uint64_t seed);
+// Inputs are a function of the seed and of `c`, the description of the model that others are held against (NULL: its
+// own): formats that say less of a model see the same. Bound f32 weights.
+pc_status pc_answers_open(pc_answers *out, pc_model *m, const pc_model_config *c, uint64_t seed);
 void pc_answers_close(pc_answers *a);
 
 #endif

@@ -274,6 +274,20 @@ static char *json_text(json_t *o)
     return text;
 }
 
+// The files of the directory that the model came from stay with it; a tokenizer of the recipe's replaces theirs.
+static void carry(run *u)
+{
+    pc_native_text *from = &u->bundle.text, *t = &u->text;
+    const bool other = *u->recipe->text.tokenizer || u->recipe->tokenizer.vocab;
+    t->source = from->source;
+    t->files = from->files;
+    t->file_count = from->file_count;
+    from->source = NULL;
+    from->files = NULL;
+    from->file_count = 0;
+    if (other) pc_native_drop_tokenizer(t);
+}
+
 // What every checkpoint of the run will say. Going on, the words of last.h5 are kept as they are.
 static pc_status write_texts(run *u, bool going_on)
 {
@@ -288,6 +302,7 @@ static pc_status write_texts(run *u, bool going_on)
         t->image = json_text(pc_image_config_to_json(&u->image));
         t->tokenizer = pc_tokenizer_json(u->tokenizer);
         t->template_name = strdup(pc_template_name(u->template));
+        carry(u);
         const pc_adapters *a = &u->model->adapters;
         if (a->count && !(t->adapters = pc_adapters_text(a, u->recipe->lora.dropout)))
             return pc_fail(PC_ERR_MEMORY, "checkpoint texts");

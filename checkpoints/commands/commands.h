@@ -10,5 +10,6 @@ pc_status convert_inspect(int argc, char **argv);
 pc_status convert_import(int argc, char **argv);
 pc_status convert_export(int argc, char **argv);
 pc_status convert_merge(int argc, char **argv);
+pc_status convert_quantize(int argc, char **argv);
 
 #endif

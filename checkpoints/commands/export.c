@@ -4,39 +4,43 @@
 #include "checkpoints/commands/commands.h"
 
 #include "checkpoints/commands/common.h"
+#include "checkpoints/commands/export.h"
 #include "checkpoints/hf_export.h"
 #include <string.h>
 
-typedef struct request {
-    const char *path, *format, *out, *dtype, *shard, *verify, *name, *license, *adapter;
-    int64_t layout, seed;
-} request;
+static const char *const formats[] = {"hf", "gguf", "peft", NULL};
 
-static const char *const formats[] = {"hf", NULL};
-static const char *const dtypes[] = {"source", "f32", "bf16", "f16", NULL};
-
-static pc_dtype dtype_named(const char *word)
+static pc_status dtype_named(pc_dtype *out, const char *word)
 {
-    return !strcmp(word, "bf16") ? PC_BF16 : !strcmp(word, "f16") ? PC_F16 : PC_F32;
+    static const char *const names[] = {"source", "f32", "bf16", "f16"};
+    static const pc_dtype types[] = {PC_F32, PC_F32, PC_BF16, PC_F16};
+    for (int i = 0; i < 4; i++)
+        if (!strcmp(word, names[i])) {
+            *out = types[i];
+            return PC_OK;
+        }
+    const char *near = pc_nearest(word, names, 4);
+    return pc_fail(PC_ERR_USAGE, "--dtype: '%s'; a directory takes source, f32, bf16 or f16%s%s%s",
+                   word, near ? " (nearest: '" : "", near ? near : "", near ? "')" : "");
 }
 
-static pc_status export_hf(pc_origin *o, const request *r, const pc_card *card)
+static pc_status export_hf(pc_origin *o, const convert_request *r, const pc_card *card)
 {
     pc_verify_report report;
     pc_hf_export_options x = {
         .as_source = !strcmp(r->dtype, "source"),
-        .dtype = dtype_named(r->dtype),
         .layout = (int)r->layout,
         .verify = convert_verify_mode(r->verify),
         .seed = (uint64_t)r->seed,
     };
-    pc_status st = r->shard ? convert_bytes(&x.shard_size, r->shard, "shard-size") : PC_OK;
+    pc_status st = dtype_named(&x.dtype, r->dtype);
+    if (!st && r->shard) st = convert_bytes(&x.shard_size, r->shard, "shard-size");
     if (!st) st = pc_hf_export(r->out, o, &x, card, &report);
     if (!st) convert_done(r->out, &report);
     return st;
 }
 
-static pc_status run(const request *r)
+pc_status convert_run(const convert_request *r)
 {
     pc_origin o;
     pc_card card = {0};
@@ -44,7 +48,10 @@ static pc_status run(const request *r)
     if (st) return st;
     if (r->adapter) st = pc_origin_adapt(&o, r->adapter);
     if (!st) st = pc_card_open(&card, &o, r->path, r->name, r->license);
-    if (!st) st = export_hf(&o, r, &card);
+    if (!st)
+        st = !strcmp(r->format, "hf")     ? export_hf(&o, r, &card)
+             : !strcmp(r->format, "gguf") ? convert_gguf(&o, r, &card)
+                                          : convert_peft(&o, r);
     pc_card_close(&card);
     pc_origin_close(&o);
     return st;
@@ -55,22 +62,30 @@ pc_status convert_export(int argc, char **argv)
     static const char *const examples[] = {
         "percept-convert export runs/tune/checkpoints/best.h5 --format hf --out my-llava",
         "percept-convert export llava.h5 --format hf --out llava-bf16 --dtype bf16",
-        "percept-convert export llava-1.5-7b-hf --format hf --out merged --adapter my-lora",
+        "percept-convert export llava-1.5-7b-hf --format gguf --dtype Q4_K_M --out gguf",
+        "percept-convert export runs/lora/checkpoints/best.h5 --format peft --out my-lora",
         NULL,
     };
-    request r = {.format = NULL, .dtype = "source", .verify = "auto", .layout = -1, .seed = 1};
+    convert_request r = {.dtype = "source", .verify = "auto", .layout = -1, .seed = 1};
     const pc_cli_flag flags[] = {
-        {"format", PC_CLI_STRING, &r.format, "FORMAT", "hf: a Hugging Face directory", 0, 0,
-         formats},
-        {"out", PC_CLI_STRING, &r.out, "DIR", "the folder to write; must be new or empty", 0, 0,
-         NULL},
-        {"dtype", PC_CLI_STRING, &r.dtype, "TYPE", "of the tensors; source: each as it was", 0, 0,
-         dtypes},
+        {"format", PC_CLI_STRING, &r.format, "FORMAT",
+         "hf: a Hugging Face directory; gguf: files for llama.cpp; peft: the adapters of a "
+         "checkpoint",
+         0, 0, formats},
+        {"out", PC_CLI_STRING, &r.out, "DIR",
+         "the folder to write, new or empty; for gguf also the FILE.gguf", 0, 0, NULL},
+        {"dtype", PC_CLI_STRING, &r.dtype, "TYPE",
+         "hf: source (each as it was), f32, bf16, f16; gguf: F16, BF16, F32, Q8_0, Q6_K, Q5_0, "
+         "Q5_1, Q4_0, Q4_1, Q4_K_S, Q4_K_M",
+         0, 0, NULL},
         {"shard-size", PC_CLI_STRING, &r.shard, "SIZE",
          "largest file of weights, such as 5GB (the default)", 0, 0, NULL},
         {"layout", PC_CLI_INT, &r.layout, "N",
          "which of the family's tensor names; -1: those of the source, 0: the published ones", -1,
          64, NULL},
+        {"base", PC_CLI_STRING, &r.base, "NAME",
+         "peft: base_model_name_or_path; the name of what the model came from unless given", 0, 0,
+         NULL},
         {"adapter", PC_CLI_STRING, &r.adapter, "DIR", "a PEFT adapter to merge on the way", 0, 0,
          NULL},
         {"name", PC_CLI_STRING, &r.name, "TEXT", "the model's name in its card", 0, 0, NULL},
@@ -101,5 +116,5 @@ pc_status convert_export(int argc, char **argv)
         return pc_fail(PC_ERR_USAGE, "percept-convert export: --%s is needed",
                        r.format ? "out DIR" : "format FORMAT");
     r.path = args[0];
-    return run(&r);
+    return convert_run(&r);
 }
