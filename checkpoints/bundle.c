@@ -269,17 +269,30 @@ static pc_status gguf_text(pc_bundle *b, const pc_gguf_model *m)
 {
     const char *name = gguf_template(m);
     b->template = name ? pc_template_find(name) : NULL;
-    const pc_status st = pc_gguf_tokenizer(&b->tokenizer, m->text);
+    pc_status st = pc_gguf_tokenizer(&b->tokenizer, m->text);
     if (st == PC_ERR_MEMORY || st == PC_ERR_IO) return st;
     if (st) pc_warn("opened without its tokenizer: %s", pc_error_text());
     return PC_OK;
 }
 
+// A file of a vocabulary alone has no tensors, and may be of any architecture.
+static pc_status vocabulary_alone(pc_bundle *b, bool *alone, const char *path)
+{
+    pc_gguf *g = NULL;
+    pc_status st = pc_gguf_open(&g, path);
+    *alone = !st && !pc_gguf_count(g);
+    if (*alone) st = pc_gguf_tokenizer(&b->tokenizer, g);
+    pc_gguf_close(g);
+    return st;
+}
+
 static pc_status open_gguf(pc_bundle *b, const char *path, const char *mmproj, bool weights)
 {
     pc_gguf_model m;
-    pc_status st = pc_gguf_model_open(&m, path, mmproj);
-    if (st) return st; // names the file
+    bool alone = false;
+    pc_status st = weights ? PC_OK : vocabulary_alone(b, &alone, path);
+    if (st || alone) return st;
+    if ((st = pc_gguf_model_open(&m, path, mmproj))) return st; // names the file
     b->model.config = m.config;
     b->has_image = m.eyes != NULL;
     b->image = m.image;

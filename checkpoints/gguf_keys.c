@@ -3,6 +3,8 @@
  */
 #include "checkpoints/gguf.h"
 
+#include "data/text/utf8.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -241,22 +243,24 @@ pc_status pc_gguf_reals(float **out, int64_t *count, const pc_gguf *g, const cha
 
 /* ---- for people ---- */
 
-// Printable ASCII and whole UTF-8 characters as they are, anything else as \xNN; at most `most` bytes of it.
+// Whole characters as they are, anything else as \xNN; about `most` bytes of it.
 static size_t put_string(char *buf, size_t size, pc_gguf_span s, size_t most)
 {
-    size_t n = 0;
-    const size_t end = s.size < most ? s.size : most;
-    n += (size_t)snprintf(buf, size, "\"");
-    for (size_t i = 0; i < end && n + 5 < size; i++) {
-        const unsigned char c = (unsigned char)s.text[i];
-        if (c == '\n')
+    const unsigned char *text = (const unsigned char *)s.text;
+    size_t i = 0, n = (size_t)snprintf(buf, size, "\"");
+    while (i < s.size && i < most && n + 10 < size) {
+        const int step = pc_utf8_step(text + i, s.size - i);
+        if (step > 0 && text[i] >= ' ' && text[i] != 127) {
+            n += (size_t)snprintf(buf + n, size - n, "%.*s", step, s.text + i);
+            i += (size_t)step;
+        } else if (text[i] == '\n') {
             n += (size_t)snprintf(buf + n, size - n, "\\n");
-        else if (c >= ' ' && c < 127)
-            n += (size_t)snprintf(buf + n, size - n, "%c", c);
-        else
-            n += (size_t)snprintf(buf + n, size - n, "\\x%02x", c);
+            i++;
+        } else {
+            n += (size_t)snprintf(buf + n, size - n, "\\x%02x", text[i++]);
+        }
     }
-    if (n < size) n += (size_t)snprintf(buf + n, size - n, end < s.size ? "...\"" : "\"");
+    n += (size_t)snprintf(buf + n, size - n, i < s.size ? "...\"" : "\"");
     return n < size ? n : size - 1;
 }
 

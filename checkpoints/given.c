@@ -185,12 +185,53 @@ out:
     return st;
 }
 
+static bool mrope(const pc_model_config *c)
+{
+    return c->kind == PC_MODEL_VLM && pc_decoder_axes(&c->vlm.decoder) && !c->vlm.decoder.rope_2d;
+}
+
+// Frame, row and column of every place, instead of what the layout says.
+static pc_status given_positions(pc_given *g, const given_part *p, int64_t most)
+{
+    const int64_t N = g->B * g->T;
+    const pc_tensor to[] = {g->vlm.pos, g->vlm.pos_y, g->vlm.pos_z};
+    if (p->e.dim[0] != 3 || p->e.dim[1] != g->B || p->e.dim[2] != g->T) {
+        char shape[128];
+        given_shape(shape, sizeof shape, &p->e);
+        return pc_fail(PC_ERR_INPUT, "tensor '%s': shape %s; expected (3,%lld,%lld)", p->name,
+                       shape, (long long)g->B, (long long)g->T);
+    }
+    int32_t *list = malloc((size_t)(3 * N) * sizeof *list);
+    if (!list) return pc_fail(PC_ERR_MEMORY, "%lld positions", (long long)(3 * N));
+    pc_status st = pc_context(pc_st_ints(list, &p->e, 3 * N), "tensor '%s'", p->name);
+    for (int64_t i = 0; i < 3 * N && !st; i++)
+        if (list[i] < 0 || list[i] >= most)
+            st = pc_fail(PC_ERR_INPUT, "tensor '%s': position %d; the decoder has %lld", p->name,
+                         list[i], (long long)most);
+    for (int64_t i = 0; i < 3 * N && !st; i++) pc_i32(to[i / N])[i % N] = list[i];
+    free(list);
+    return st;
+}
+
+// Qwen-VL: between <img> and </img> stand as many ids as an image has rows, whatever they are.
+static void mark_places(int32_t *ids, const pc_vlm_config *c, int64_t B, int64_t T)
+{
+    const int64_t rows = pc_vlm_rows_per_image(c), begin = c->image_id - 2, end = begin + 1;
+    for (int64_t b = 0; b < B && rows > 0; b++)
+        for (int64_t t = 0; t + rows + 1 < T; t++) {
+            int32_t *at = ids + b * T + t;
+            if (at[0] != begin || at[rows + 1] != end) continue;
+            for (int64_t k = 1; k <= rows; k++) at[k] = (int32_t)c->image_id;
+            t += rows;
+        }
+}
+
 pc_status pc_given_open(pc_given *g, const pc_safetensors *file, const pc_model_config *config,
                         const char *prefix, int64_t slice)
 {
     const bool clip = config->kind == PC_MODEL_CLIP;
     const int64_t V = clip ? config->clip.text.V : config->vlm.decoder.V;
-    given_part ids, mask, labels;
+    given_part ids, mask, labels, positions = {0};
     given_visual eyes;
     int32_t *id = NULL, *ones = NULL, *label = NULL;
     int64_t *first = NULL, *last = NULL;
@@ -200,6 +241,7 @@ pc_status pc_given_open(pc_given *g, const pc_safetensors *file, const pc_model_
     if ((st = given_take(&ids, file, prefix, "input_ids", 2, slice)) ||
         (st = given_take(&mask, file, prefix, "attention_mask", 2, slice)) ||
         (st = given_take(&labels, file, prefix, "labels", 2, slice)) ||
+        (mrope(config) && (st = given_take(&positions, file, prefix, "position_ids", 3, slice))) ||
         (st = given_visual_find(&eyes, file, config, prefix, slice)))
         return st;
     if (!ids.there && !(clip && eyes.pixels.there))
@@ -240,8 +282,13 @@ pc_status pc_given_open(pc_given *g, const pc_safetensors *file, const pc_model_
         (st = integers(label, &labels, B, T, -100, -100, V - 1)) ||
         (st = valid_runs(first, last, ones, mask.name, B, T)))
         goto out;
+    if (!clip && config->vlm.visual == PC_VISUAL_GRID &&
+        (st = given_grid_read(g, &eyes, &config->vlm, id, N)))
+        goto out;
+    if (!clip && config->vlm.visual == PC_VISUAL_RESAMPLER) mark_places(id, &config->vlm, B, T);
     st = clip ? text_batch(g, &config->clip.text, id, first, last)
               : vlm_batch(g, &config->vlm, id, label, first, last);
+    if (!st && positions.there) st = given_positions(g, &positions, config->vlm.decoder.T);
 out:
     free(id);
     free(ones);

@@ -5,7 +5,8 @@
  * and for other kinds of eyes what given_parts.h lists.
  *
  * Padded places are kept as rows, so that what comes out is rectangular: B*T rows, row b*T + t; keys are limited by
- * attention_mask (which SigLIP, whose texts are always full, does not read). Positions count from 0 in every row. Labels are those of the token itself (-100: none); they
+ * attention_mask (which SigLIP, whose texts are always full, does not read). Positions count from 0 in every row,
+ * unless position_ids (3,B,T) are given to a model with M-RoPE. Labels are those of the token itself (-100: none); they
  * are shifted here. Used by `percept logits`, `percept-train gradients` and `replay`.
  */
 #ifndef PC_CHECKPOINTS_GIVEN_H
@@ -20,6 +21,8 @@ typedef struct pc_given {
     pc_tensor pixels;            // (crops of all images,3,S,S), absent without images
     pc_tensor high, patches;     // see pc_pictures
     pc_image_geometry *geometry; // (images), vlm
+    uint8_t *film;               // (images), grid: 1 where it is a film
+    pc_pictures apart;           // grid: films that stand nowhere in the text
     pc_text_batch text;          // two towers
     pc_vlm_batch vlm;            // vlm; its pictures are these
     pc_arena memory;

@@ -60,6 +60,8 @@ pc_status given_visual_find(given_visual *v, const pc_safetensors *file,
     pc_status st;
 
     *v = (given_visual){0};
+    if (config->kind == PC_MODEL_VLM && config->vlm.visual == PC_VISUAL_GRID)
+        return given_grid_find(v, file, prefix, slice);
     if (!tiled(config)) {
         st = given_take(&v->pixels, file, prefix, "pixel_values", 4, slice);
         return st ? st : given_take(&v->high, file, prefix, "high_res_pixel_values", 4, slice);
@@ -80,7 +82,7 @@ size_t given_visual_bytes(const given_visual *v)
     // Pixels may be of a narrower type; a size takes two numbers of at least a byte and becomes a geometry.
     return (v->pixels.e.bytes + v->high.e.bytes) * 4 +
            (size_t)(v->pixels.there ? v->pixels.e.dim[0] + 1 : 1) * sizeof(pc_image_geometry) +
-           4096;
+           4096 + given_grid_bytes(v);
 }
 
 // ---- reading -----------------------------------------------------------------------------------
@@ -242,6 +244,7 @@ pc_status given_visual_read(pc_given *g, const given_visual *v, const pc_model_c
 {
     const pc_vlm_config *c = &config->vlm;
 
+    if (config->kind == PC_MODEL_VLM && c->visual == PC_VISUAL_GRID) return PC_OK;
     if (!v->pixels.there) return room_for_geometry(g, 0);
     const bool clip = config->kind == PC_MODEL_CLIP;
     if (!(clip ? config->clip.vision.L : c->vision.L))

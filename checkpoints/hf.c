@@ -194,17 +194,16 @@ pc_status pc_hf_match_status(const pc_hf_match *m, const pc_safetensors *s)
 
 /* ---- loading ---- */
 
-// A tensor that is split goes through memory of its own.
+// One run of numbers, which may be a part of the tensor.
 pc_status pc_hf_read(float *out, const pc_alias *a, const pc_st_entry *e)
 {
-    const int64_t n = pc_alias_numel(a);
-    if (a->offset == 0 && a->count == n) return pc_st_floats(out, e, n);
-    float *all = malloc((size_t)n * sizeof *all);
-    if (!all) return pc_fail(PC_ERR_MEMORY, "tensor '%s': %lld numbers", a->theirs, (long long)n);
-    pc_status st = pc_st_floats(all, e, n);
-    if (!st) memcpy(out, all + a->offset, (size_t)a->count * sizeof *out);
-    free(all);
-    return st;
+    pc_st_entry part = *e;
+    const size_t size = e->bytes / (size_t)pc_alias_numel(a);
+    part.data = (const char *)e->data + (size_t)a->offset * size;
+    part.bytes = (size_t)a->count * size;
+    part.rank = 1;
+    part.dim[0] = a->count;
+    return pc_st_floats(out, &part, a->count);
 }
 
 pc_status pc_hf_load(pc_params *params, const pc_hf_match *m, const pc_safetensors *s)

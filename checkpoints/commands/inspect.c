@@ -3,7 +3,7 @@
  *
  * Each format is read into one JSON report; the report is printed as it is or as a table:
  *
- *   {"path", "format", "family", "kind", "note", "step", "texts": {name: bytes},
+ *   {"path", "format", "family", "kind", "note", "step", "texts": {name: bytes}, "metadata": {key: value},
  *    "tensors": [{"name", "dtype", "shape", "bytes", "trained" or "ours"}],
  *    "parts": {"vision": numbers, ...}, "count", "numbers", "bytes",
  *    "missing": [names], "misshapen": [names], "surplus": [names]}
@@ -12,6 +12,7 @@
  */
 #include "checkpoints/commands/commands.h"
 
+#include "checkpoints/gguf_model.h"
 #include "checkpoints/hf.h"
 #include "checkpoints/native.h"
 #include "checkpoints/numbers.h"
@@ -235,6 +236,87 @@ static pc_status inspect_dir(json_t *report, const char *dir)
     return st;
 }
 
+/* ---- GGUF ---- */
+
+static pc_status put_metadata(json_t *report, const pc_gguf *g)
+{
+    json_t *all = json_object();
+    bool ok = all != NULL;
+    for (int64_t i = 0; i < pc_gguf_key_count(g) && ok; i++) {
+        char text[160], key[256];
+        const pc_gguf_value v = pc_gguf_key_at(g, i);
+        snprintf(key, sizeof key, "%.*s", (int)(v.key.size < 200 ? v.key.size : 200), v.key.text);
+        ok = put(all, key, json_string(pc_gguf_value_text(&v, text, sizeof text)));
+    }
+    if (!ok) json_decref(all);
+    return ok && put(report, "metadata", all) ? PC_OK : out_of_memory();
+}
+
+static const pc_alias *gguf_alias(const pc_gguf_model *m, const char *name)
+{
+    for (int i = 0; i < m->aliases.count; i++)
+        if (!strcmp(m->aliases.list[i].theirs, name)) return &m->aliases.list[i];
+    return NULL;
+}
+
+// Names in a file may be any bytes: what is no text is shown as such.
+static pc_status put_gguf_tensors(json_t *report, const pc_gguf *g, const pc_gguf_model *m)
+{
+    for (int64_t i = 0; i < pc_gguf_count(g); i++) {
+        const pc_gguf_tensor t = pc_gguf_at(g, i);
+        const pc_alias *a = gguf_alias(m, t.name);
+        json_t *probe = json_string(t.name);
+        json_t *row = put_tensor(report, probe ? t.name : "(not UTF-8)", t.type->name, t.rank,
+                                 t.dim, (int64_t)t.bytes, a ? a->ours : NULL);
+        json_decref(probe);
+        if (!row || (a && !put(row, "ours", json_string(a->ours)))) return out_of_memory();
+    }
+    return PC_OK;
+}
+
+static pc_status put_gguf_match(json_t *report, const pc_gguf_model *m)
+{
+    pc_gguf_match x = {0};
+    const pc_status st = pc_gguf_match_open(&x, m);
+    bool ok = true;
+    for (int64_t i = 0; i < x.missing_count && ok; i++)
+        ok = put_name(report, "missing", m->aliases.list[x.missing[i]].theirs);
+    for (int64_t i = 0; i < x.misshapen_count && ok; i++)
+        ok = put_name(report, "misshapen", m->aliases.list[x.misshapen[i]].theirs);
+    for (int64_t i = 0; i < x.surplus_count && ok; i++)
+        ok = put_name(report, "surplus", pc_gguf_model_tensor(m, x.surplus[i]).name);
+    pc_gguf_match_close(&x);
+    return st ? st : ok ? PC_OK : out_of_memory();
+}
+
+// Of an architecture that is not known the keys and tensors are still worth listing.
+static pc_status inspect_gguf(json_t *report, const char *path)
+{
+    pc_gguf *g = NULL;
+    pc_gguf_model m = {0};
+    char *arch = NULL;
+    pc_status st = pc_gguf_open(&g, path);
+    if (st) return st;
+    bool ok = put(report, "format", json_string("gguf"));
+    if (!pc_gguf_text(&arch, g, "general.architecture") && arch)
+        ok = ok && put(report, "family", json_string(arch));
+    free(arch);
+    // Beside the file nothing is looked for: this one is what was asked about.
+    const bool known = pc_gguf_count(g) && !pc_gguf_model_open(&m, path, "");
+    if (known)
+        ok = ok && put(report, "kind", json_string(m.text ? "text" : "mmproj"));
+    else if (!pc_gguf_count(g))
+        ok = ok && put(report, "note", json_string("no tensors: a vocabulary alone"));
+    else
+        ok = ok && put(report, "note", json_string(pc_error_text()));
+    st = ok ? put_metadata(report, g) : out_of_memory();
+    if (!st) st = put_gguf_tensors(report, g, &m);
+    if (!st && known) st = put_gguf_match(report, &m);
+    pc_gguf_model_close(&m);
+    pc_gguf_close(g);
+    return st;
+}
+
 /* ---- which format ---- */
 
 static bool ends_in(const char *s, const char *end)
@@ -255,11 +337,11 @@ static pc_status inspect(json_t *report, const char *path)
     fclose(f);
     if (n == 8 && !memcmp(magic, "\x89HDF\r\n\x1a\n", 8)) return inspect_native(report, path);
     if (ends_in(path, ".h5")) return pc_fail(PC_ERR_FORMAT, "'%s' is not an HDF5 file", path);
-    if (n >= 4 && !memcmp(magic, "GGUF", 4))
-        return pc_fail(PC_ERR_FORMAT, "'%s' is a GGUF file, which is not read yet", path);
-    return pc_fail(PC_ERR_FORMAT,
-                   "'%s' is none of: a native checkpoint (.h5), .safetensors, a model directory",
-                   path);
+    if ((n >= 4 && !memcmp(magic, "GGUF", 4)) || ends_in(path, ".gguf"))
+        return inspect_gguf(report, path);
+    return pc_fail(
+        PC_ERR_FORMAT,
+        "'%s' is none of: a native checkpoint (.h5), .safetensors, .gguf, a model directory", path);
 }
 
 /* ---- printing ---- */
@@ -349,6 +431,8 @@ static void print_table(const json_t *report)
             printf(" %s (%lld bytes)", key, (long long)json_integer_value(v));
         printf("\n");
     }
+    json_object_foreach(json_object_get(report, "metadata"), key, v)
+        printf("%s = %s\n", key, json_string_value(v));
     printf("\n");
     print_tensors(report);
     printf("\n%lld tensors, %s numbers, %s bytes", (long long)number_of(report, "count"),
@@ -382,6 +466,7 @@ pc_status convert_inspect(int argc, char **argv)
         "percept-convert inspect runs/quickstart/tune/checkpoints/best.h5",
         "percept-convert inspect clip-vit-base-patch32",
         "percept-convert inspect outputs.safetensors --json",
+        "percept-convert inspect llava-v1.5-7b-Q4_K_M.gguf",
         NULL,
     };
     bool as_json = false;
@@ -394,8 +479,9 @@ pc_status convert_inspect(int argc, char **argv)
         .about =
             "Lists what a checkpoint holds: its tensors with shapes, types and sizes, totals per "
             "part, and, where the model is described, what is missing or surplus. Reads native "
-            "checkpoints (.h5), safetensors files and their indexes, and Hugging Face "
-            "directories. Differences are reported with exit status 0; an unreadable file ends "
+            "checkpoints (.h5), safetensors files and their indexes, GGUF files with their "
+            "metadata, and Hugging Face directories. Differences are reported with exit status 0; "
+            "an unreadable file ends "
             "in 1.",
         .flags = flags,
         .flag_count = 1,

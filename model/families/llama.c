@@ -27,12 +27,14 @@ typedef struct class_defaults {
     int64_t C, F, L, H, G, V, T, window; // G 0: as many as H
     bool qkv_bias;
     bool window_switch; // `sliding_window` counts only with `use_sliding_window`
+    double eps, theta;
 } class_defaults;
 
 static const class_defaults classes[] = {
-    {"llama", 4096, 11008, 32, 32, 0, 32000, 2048, 0, false, false},
-    {"mistral", 4096, 14336, 32, 32, 8, 32000, 131072, 4096, false, false},
-    {"qwen2", 4096, 22016, 32, 32, 32, 151936, 32768, 4096, true, true},
+    {"llama", 4096, 11008, 32, 32, 0, 32000, 2048, 0, false, false, 1e-6, 1e4},
+    {"mistral", 4096, 14336, 32, 32, 8, 32000, 131072, 4096, false, false, 1e-6, 1e4},
+    {"qwen2", 4096, 22016, 32, 32, 32, 151936, 32768, 4096, true, true, 1e-6, 1e4},
+    {"qwen2_vl_text", 8192, 29568, 80, 64, 8, 152064, 32768, 4096, true, true, 1e-5, 1e6},
 };
 
 static pc_status find_class(const class_defaults **out, const json_t *text, const char *def)
@@ -44,6 +46,7 @@ static pc_status find_class(const class_defaults **out, const json_t *text, cons
     if (!strcmp(name, "llava_llama") || !strcmp(name, "llava")) name = "llama";
     if (!strcmp(name, "llava_mistral")) name = "mistral";
     if (!strcmp(name, "llava_qwen")) name = "qwen2";
+    if (!strcmp(name, "qwen2_vl")) name = "qwen2_vl_text"; // flat, as older files are
     for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++)
         if (!strcmp(classes[i].model_type, name)) {
             *out = &classes[i];
@@ -53,19 +56,20 @@ static pc_status find_class(const class_defaults **out, const json_t *text, cons
                    name);
 }
 
-static pc_status rope_config(pc_rope_config *r, const json_t *text, int64_t T)
+static pc_status rope_config(pc_rope_config *r, const json_t *text, int64_t T, double theta)
 {
     const json_t *newer = json_object_get(text, "rope_parameters");
     const json_t *older = json_object_get(text, "rope_scaling");
     const json_t *o = json_is_object(newer) ? newer : json_is_object(older) ? older : NULL;
     pc_status st;
 
-    if ((st = pc_json_real(&r->theta, json_is_object(newer) ? newer : text, "rope_theta", 10000.0)))
+    if ((st = pc_json_real(&r->theta, json_is_object(newer) ? newer : text, "rope_theta", theta)))
         return st;
     const json_t *kind = json_object_get(o, "rope_type");
     if (!kind) kind = json_object_get(o, "type");
     const char *name = json_is_string(kind) ? json_string_value(kind) : "default";
-    if (!strcmp(name, "default")) {
+    if (!strcmp(name, "default") ||
+        !strcmp(name, "mrope")) { // whose sections are qwen2_vl.c's to read
         r->scaling = PC_ROPE_NONE;
         return PC_OK;
     }
@@ -109,14 +113,14 @@ pc_status pc_family_decoder_of(pc_decoder_config *d, const json_t *text, const c
         (st = pc_json_int(&d->H, text, "num_attention_heads", k->H, 1, 4096)) ||
         (st = pc_json_int(&d->V, text, "vocab_size", k->V, 1, most)) ||
         (st = pc_json_int(&d->T, text, "max_position_embeddings", k->T, 1, most)) ||
-        (st = pc_json_real(&d->eps, text, "rms_norm_eps", 1e-6)) ||
+        (st = pc_json_real(&d->eps, text, "rms_norm_eps", k->eps)) ||
         (st = pc_json_real(&d->std, text, "initializer_range", 0.02)) ||
         (st = pc_json_bool(&d->tied, text, "tie_word_embeddings", false)) ||
         (st = pc_json_bool(&attention_bias, text, "attention_bias", false)) ||
         (st = pc_json_bool(&mlp_bias, text, "mlp_bias", false)) ||
         (st = pc_json_bool(&use_window, text, "use_sliding_window", !k->window_switch)) ||
         (st = pc_json_act(&act, text, "hidden_act", "silu")) ||
-        (st = rope_config(&d->rope, text, d->T)))
+        (st = rope_config(&d->rope, text, d->T, k->theta)))
         return st;
 
     // A null key is a statement here: as many key/value heads as heads; no window.

@@ -61,9 +61,12 @@ pc_status pc_family_pinpoints(pc_pinpoints *out, const json_t *json, const char 
 // A string; absent: def.
 pc_status pc_json_text(const char **out, const json_t *json, const char *key, const char *def);
 
+// Qwen-VL's resampler: ours below "projector.".
+void pc_family_qwen_resampler_aliases(pc_aliases *out, const pc_projector_config *c);
+
 // The table's rows.
 extern const pc_family pc_family_clip, pc_family_siglip, pc_family_llava, pc_family_llava_original,
     pc_family_llava_mistral, pc_family_llava_qwen, pc_family_llava_next, pc_family_llava_onevision,
-    pc_family_llama, pc_family_mistral, pc_family_qwen2;
+    pc_family_llama, pc_family_mistral, pc_family_qwen2, pc_family_qwen2_vl, pc_family_qwen;
 
 #endif

@@ -34,7 +34,8 @@ void pc_resampler_params(pc_params *p, pc_resampler *l, const pc_resampler_confi
     pc_linear_params(p, &l->o, "out", C, C, true, std);
     pc_params_pop(p, inner);
     pc_norm_params(p, &l->norm_post, "norm_post", PC_LAYERNORM, C, c->eps);
-    pc_linear_params(p, &l->out, "out", C, C, false, std);
+    pc_param_add(p, &l->proj, "proj", PC_INIT_NORMAL, std, PC_DIMS(C, C));
+    pc_param_hidden(p, &l->proj, true);
     pc_params_pop(p, prefix);
     for (int i = 0; i < p->count; i++) // a table is no matrix: it is not decayed
         if (p->list[i].weight == &l->query) p->list[i].decay = false;
@@ -109,6 +110,23 @@ static void keys_forward(pc_ctx *ctx, pc_resampler_kept *kept, const pc_resample
     pc_linear_forward(ctx, kept->v, &l->v, kept->kv, PC_NONE);
 }
 
+/* P as planes of one pixel line each: unfolded, they are P transposed. */
+static pc_conv turn(int64_t C)
+{
+    return (
+        pc_conv){.B = 1, .C = C, .H = 1, .W = C, .kernel = 1, .step = 1, .out_h = 1, .out_w = C};
+}
+
+static pc_tensor as_planes(pc_tensor x)
+{
+    return pc_view4(x.data, x.dtype, 1, x.dim[0], 1, x.dim[1]);
+}
+
+static pc_linear turned_linear(pc_tensor w, pc_tensor g)
+{
+    return (pc_linear){.weight = {.w = w, .g = g}, .I = w.dim[1], .O = w.dim[0]};
+}
+
 static double scale_of(const pc_resampler *l)
 {
     return 1.0 / sqrt((double)(l->config.C / l->config.H));
@@ -135,7 +153,11 @@ pc_tensor pc_resampler_forward(pc_ctx *ctx, pc_resampler_kept *kept, const pc_re
                                 scale_of(l));
     pc_linear_forward(ctx, kept->read, &l->o, kept->o, PC_NONE);
     pc_norm_forward(ctx, kept->post, &kept->norm_post, &l->norm_post, kept->read);
-    pc_linear_forward(ctx, y, &l->out, kept->post, PC_NONE);
+    const pc_conv conv = turn(c->C);
+    kept->turned = pc_alloc2(ctx->act, ctx->real, c->C, c->C);
+    ctx->ops->im2col_forward(ctx, kept->turned, as_planes(l->proj.w), &conv);
+    const pc_linear out = turned_linear(kept->turned, PC_NONE);
+    pc_linear_forward(ctx, y, &out, kept->post, PC_NONE);
     pc_tap_add(ctx, y, "projector.out");
     return y;
 }
@@ -155,7 +177,7 @@ static bool keys_train(const pc_resampler *l)
 bool pc_resampler_trains(const pc_resampler *l)
 {
     return queries_train(l) || keys_train(l) || pc_linear_trains(&l->o) ||
-           pc_norm_trains(&l->norm_post) || pc_linear_trains(&l->out);
+           pc_norm_trains(&l->norm_post) || pc_present(l->proj.g);
 }
 
 /* dq (BQ,C): the sum over images goes through the projection and the norm into the learned rows. */
@@ -187,6 +209,25 @@ static void keys_backward(pc_ctx *ctx, pc_tensor dx, pc_resampler *l, const pc_r
     if (below) pc_linear_backward(ctx, dx, &l->kv, dkv, kept->x);
 }
 
+/* d (BQ,C) = dy P^T; the gradient of P is turned back before it is added. */
+static void proj_backward(pc_ctx *ctx, pc_tensor d, pc_resampler *l, const pc_resampler_kept *kept,
+                          pc_tensor dy)
+{
+    const bool trains = pc_present(l->proj.g);
+    const pc_conv conv = turn(l->config.C);
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    const pc_tensor g = trains ? pc_alloc_like(ctx->scratch, kept->turned) : PC_NONE;
+    pc_linear out = turned_linear(kept->turned, g);
+    if (trains) ctx->ops->zero_forward(ctx, g);
+    pc_linear_backward(ctx, d, &out, dy, kept->post);
+    if (trains) {
+        const pc_tensor back = pc_alloc_like(ctx->scratch, l->proj.g);
+        ctx->grad_ops->im2col_backward(ctx, as_planes(back), g, &conv);
+        ctx->grad_ops->accumulate(ctx, l->proj.g, back);
+    }
+    pc_arena_release(ctx->scratch, mark);
+}
+
 void pc_resampler_backward(pc_ctx *ctx, pc_tensor dx, pc_resampler *l,
                            const pc_resampler_kept *kept, pc_tensor dy)
 {
@@ -195,7 +236,7 @@ void pc_resampler_backward(pc_ctx *ctx, pc_tensor dx, pc_resampler *l,
     const size_t mark = pc_arena_mark(ctx->scratch);
     const pc_tensor d = pc_alloc_like(ctx->scratch, kept->post);
     const pc_tensor dout = pc_alloc_like(ctx->scratch, kept->o);
-    pc_linear_backward(ctx, d, &l->out, dy, kept->post);
+    proj_backward(ctx, d, l, kept, dy);
     pc_norm_backward(ctx, d, &l->norm_post, &kept->norm_post, d, kept->read, PC_NONE);
     pc_linear_backward(ctx, queries || keys ? dout : PC_NONE, &l->o, d, kept->o);
     if (queries || keys) {

@@ -4,12 +4,12 @@
  *   k     = norm_kv(x Wkv^T)                        x (B P, I) rows of the tower; Wkv (C,I), no bias
  *   q     = norm_q(query)                           query (Q,C), learned
  *   o     = attention of (q + places) Wq^T over (k + places') Wk^T and k Wv^T, H heads; biases on all
- *   y     = norm_post(o Wo^T + bo) Wp^T             (B Q, C)
+ *   y     = norm_post(o Wo^T + bo) P                (B Q, C); P (C,C) as files have it, not transposed
  *
  * No residual and no MLP. `places` (Q,C) are sines and cosines of a square grid's lines and columns, which files store
  * and nothing trains; places' is the same table resized to the grid of the P rows (bicubic), or itself.
  *
- * Parameters: "projector.{kv, norm_kv, query, norm_q, places, attn.{q,k,v,out}, norm_post, out}".
+ * Parameters: "projector.{kv, norm_kv, query, norm_q, places, attn.{q,k,v,out}, norm_post, proj}".
  */
 #ifndef PC_NETWORKS_RESAMPLER_H
 #define PC_NETWORKS_RESAMPLER_H
@@ -24,9 +24,10 @@ typedef struct pc_resampler_config {
 
 typedef struct pc_resampler {
     pc_resampler_config config;
-    pc_linear kv, q, k, v, o, out; // `out` is Wp
+    pc_linear kv, q, k, v, o;
     pc_norm norm_kv, norm_q, norm_post;
     pc_weight query, places; // (Q,C)
+    pc_weight proj;          // (C,C), P
 } pc_resampler;
 
 typedef struct pc_resampler_kept {
@@ -37,6 +38,7 @@ typedef struct pc_resampler_kept {
     pc_tensor k, v, o, lse, read,
         post;              // (BP,C) twice; (BQ,C); (BQ,H); (BQ,C) before and after norm_post
     pc_tensor query_index; // i32 (BQ): query of each row
+    pc_tensor turned;      // (C,C): P transposed, as a product reads it
     pc_norm_kept norm_kv, norm_q, norm_post;
     pc_mask mask;
 } pc_resampler_kept;

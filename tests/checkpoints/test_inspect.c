@@ -155,7 +155,7 @@ static void test_unreadable(void **state)
     static const struct {
         const char *name, *bytes, *message;
     } cases[] = {
-        {"gguf", "GGUF\3\0\0\0", "GGUF"},
+        {"gguf", "GGUF\3\0\0\0", "the number of tensors"},
         {"note.txt", "hello there", "none of"},
         {"false.h5", "hello there", "not an HDF5 file"},
         {"cut.h5", "\x89HDF\r\n\x1a\n", "cut short"},
