@@ -1,7 +1,8 @@
 /*
  * logits.c - `percept logits`: the forward pass on given tensors, for comparison with other implementations.
  *
- *   vlm          logits (B,T,V); loss (1) where labels are given
+ *   vlm          logits (B,T,V); loss (1) where labels are given; image_embeds and video_embeds (rows,C), the features
+ *                of all images and of all films, where the model sees grids of patches
  *   two towers   image_embeds (B,E), text_embeds (B,E), logits_per_image, logits_per_text, loss (1)
  *
  * --taps adds every activation the layers name, rows of all samples one after the other.
@@ -18,13 +19,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OUT_FIXED = 8 };
+enum { OUT_FIXED = 9 };
 
 typedef struct job {
     pc_model *model;
     pc_given given;
     // Results, malloc'ed; NULL where there is none.
     float *logits, *image_embeds, *text_embeds, *per_image, *per_text;
+    float *film_embeds;
+    int64_t image_rows, film_rows; // of a model that sees grids
     float loss;
     bool has_loss;
 } job;
@@ -77,6 +80,27 @@ static void clip_pass(pc_ctx *ctx, void *arg)
     j->loss = (float)loss;
 }
 
+// Features of pictures, those of films apart from those of images: `film` says which is which, NULL for films alone.
+static void features_out(pc_ctx *ctx, job *j, const pc_pictures *pictures, const uint8_t *film)
+{
+    pc_vlm_kept kept = {0};
+    pc_taps *const taps = ctx->taps;
+    if (!pictures->count) return;
+    const size_t mark = pc_arena_mark(ctx->act);
+    ctx->taps = NULL; // the whole pass comes by here again
+    const pc_tensor y = pc_vlm_features_forward(ctx, &kept, &j->model->vlm, pictures);
+    ctx->taps = taps;
+    float *to[] = {j->image_embeds, j->film_embeds};
+    for (int64_t i = 0, row = 0; i < pictures->count; i++) {
+        const int64_t rows = pictures->geometry[i].rows;
+        float **out = &to[film ? film[i] : 1];
+        copy_out(ctx, *out, pc_rows(y, row, row + rows));
+        *out += rows * y.dim[1];
+        row += rows;
+    }
+    pc_arena_release(ctx->act, mark);
+}
+
 static void vlm_pass(pc_ctx *ctx, void *arg)
 {
     job *j = arg;
@@ -84,6 +108,10 @@ static void vlm_pass(pc_ctx *ctx, void *arg)
     const pc_vlm_batch *b = &j->given.vlm;
     const int64_t N = b->N, V = l->config.decoder.V, piece = 256;
     pc_vlm_kept kept = {0};
+    if (l->config.visual == PC_VISUAL_GRID) {
+        features_out(ctx, j, &b->pictures, j->given.film);
+        features_out(ctx, j, &j->given.apart, NULL);
+    }
     const pc_tensor normed = pc_vlm_forward(ctx, &kept, l, b, NULL);
 
     for (int64_t n = 0; n < N; n += piece) {
@@ -109,6 +137,20 @@ static pc_status room_for(float **out, int64_t n, const char *what)
     return *out ? PC_OK : pc_fail(PC_ERR_MEMORY, "%s: %lld numbers", what, (long long)n);
 }
 
+static pc_status prepare_features(job *j)
+{
+    const pc_given *g = &j->given;
+    const int64_t C = j->model->config.vlm.decoder.C;
+    pc_status st;
+    for (int64_t i = 0; i < g->images; i++)
+        *(g->film[i] ? &j->film_rows : &j->image_rows) += g->geometry[i].rows;
+    for (int64_t i = 0; i < g->apart.count; i++) j->film_rows += g->apart.geometry[i].rows;
+    if ((j->image_rows && (st = room_for(&j->image_embeds, j->image_rows * C, "image_embeds"))) ||
+        (j->film_rows && (st = room_for(&j->film_embeds, j->film_rows * C, "video_embeds"))))
+        return st;
+    return PC_OK;
+}
+
 static pc_status prepare(job *j)
 {
     const pc_model_config *c = &j->model->config;
@@ -119,7 +161,8 @@ static pc_status prepare(job *j)
         j->has_loss = g->has_labels;
         if (j->has_loss && !g->vlm.supervised)
             return pc_fail(PC_ERR_INPUT, "tensor 'labels': no token of it is supervised");
-        return room_for(&j->logits, g->vlm.N * c->vlm.decoder.V, "logits");
+        if ((st = room_for(&j->logits, g->vlm.N * c->vlm.decoder.V, "logits"))) return st;
+        return c->vlm.visual == PC_VISUAL_GRID ? prepare_features(j) : PC_OK;
     }
     const int64_t I = g->images, T = g->B, E = c->clip.text.E;
     j->has_loss = I > 0 && I == T;
@@ -135,6 +178,7 @@ static void job_close(job *j)
 {
     free(j->logits);
     free(j->image_embeds);
+    free(j->film_embeds);
     free(j->text_embeds);
     free(j->per_image);
     free(j->per_text);
@@ -167,7 +211,13 @@ static pc_status write_out(const job *j, const pc_taps *taps, const char *path)
 
     if (!list) return pc_fail(PC_ERR_MEMORY, "list of results");
     n = out_add(list, n, "logits", j->logits, 3, DIMS(g->B, g->T, c->vlm.decoder.V));
-    n = out_add(list, n, "image_embeds", j->image_embeds, 2, DIMS(g->images, E));
+    if (c->kind == PC_MODEL_VLM) {
+        const int64_t C = c->vlm.decoder.C;
+        n = out_add(list, n, "image_embeds", j->image_embeds, 2, DIMS(j->image_rows, C));
+        n = out_add(list, n, "video_embeds", j->film_embeds, 2, DIMS(j->film_rows, C));
+    } else {
+        n = out_add(list, n, "image_embeds", j->image_embeds, 2, DIMS(g->images, E));
+    }
     n = out_add(list, n, "text_embeds", j->text_embeds, 2, DIMS(g->B, E));
     n = out_add(list, n, "logits_per_image", j->per_image, 2, DIMS(g->images, g->B));
     n = out_add(list, n, "logits_per_text", j->per_text, 2, DIMS(g->B, g->images));

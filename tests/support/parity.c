@@ -193,8 +193,9 @@ static void compare_taps(const pc_safetensors *got, const pc_safetensors *want,
 
 static bool is_output(const char *name)
 {
-    static const char *const names[] = {"logits",           "image_embeds",    "text_embeds",
-                                        "logits_per_image", "logits_per_text", "loss"};
+    static const char *const names[] = {"logits",      "image_embeds",     "video_embeds",
+                                        "text_embeds", "logits_per_image", "logits_per_text",
+                                        "loss"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (!strcmp(name, names[i])) return true;
     return false;
