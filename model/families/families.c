@@ -10,11 +10,22 @@
 #include <string.h>
 
 static const pc_family *const families[] = {
-    &pc_family_clip,           &pc_family_siglip,          &pc_family_llava,
-    &pc_family_llava_original, &pc_family_llava_mistral,   &pc_family_llava_qwen,
-    &pc_family_llava_next,     &pc_family_llava_onevision, &pc_family_llama,
-    &pc_family_mistral,        &pc_family_qwen2,           &pc_family_qwen2_vl,
+    &pc_family_clip,
+    &pc_family_siglip,
+    &pc_family_llava,
+    &pc_family_llava_original,
+    &pc_family_llava_mistral,
+    &pc_family_llava_qwen,
+    &pc_family_llava_next,
+    &pc_family_llava_onevision,
+    &pc_family_llama,
+    &pc_family_mistral,
+    &pc_family_qwen2,
+    &pc_family_qwen2_vl,
     &pc_family_qwen,
+    &pc_family_deepseek_vl,
+    &pc_family_deepseek_vl_hybrid,
+    &pc_family_deepseek_vl_original,
 };
 enum { FAMILIES = sizeof families / sizeof families[0] };
 

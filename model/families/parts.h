@@ -3,6 +3,7 @@
  *
  *   parts.c    encoder layers of CLIP and SigLIP; their vision towers
  *   llava.c    what LLaVA, LLaVA-NeXT and OneVision share
+ *   deepseek_vl.c   SAM's tower and the hybrid's convolutions
  *   llama.c    Llama-shaped decoders (llama, mistral, qwen2), alone or inside a vision-language model
  */
 #ifndef PC_FAMILIES_PARTS_H
@@ -64,9 +65,25 @@ pc_status pc_json_text(const char **out, const json_t *json, const char *key, co
 // Qwen-VL's resampler: ours below "projector.".
 void pc_family_qwen_resampler_aliases(pc_aliases *out, const pc_projector_config *c);
 
+// SAM's tower as transformers describes it; NULL: as published, ViT-B.
+pc_status pc_family_sam(pc_sam_config *out, const json_t *json);
+// Its tensors below `theirs`, which ends in a dot, into "vision.high.".
+typedef struct pc_sam_names {
+    const char *stem, *blocks, *norm; // "patch_embed.projection", "layers", "layer_norm"
+} pc_sam_names;
+void pc_family_sam_aliases(pc_aliases *out, const pc_sam_config *c, const char *theirs,
+                           const pc_sam_names *names);
+// A neck: convolution, norm, convolution, norm.
+void pc_family_neck_aliases(pc_aliases *out, const pc_sam_config *c, const char *ours,
+                            const char *theirs, const char *const names[4]);
+// What follows the necks: two convolutions and the scalar, by whole names.
+void pc_family_down_aliases(pc_aliases *out, const pc_sam_config *c, const char *first,
+                            const char *second, const char *alpha);
+
 // The table's rows.
 extern const pc_family pc_family_clip, pc_family_siglip, pc_family_llava, pc_family_llava_original,
     pc_family_llava_mistral, pc_family_llava_qwen, pc_family_llava_next, pc_family_llava_onevision,
-    pc_family_llama, pc_family_mistral, pc_family_qwen2, pc_family_qwen2_vl, pc_family_qwen;
+    pc_family_llama, pc_family_mistral, pc_family_qwen2, pc_family_qwen2_vl, pc_family_qwen,
+    pc_family_deepseek_vl, pc_family_deepseek_vl_hybrid, pc_family_deepseek_vl_original;
 
 #endif
