@@ -252,7 +252,10 @@ static const pc_family *gguf_family(const pc_model_config *c)
 {
     const pc_decoder_config *d = &c->vlm.decoder;
     const char *text = d->qkv_bias ? "qwen2" : d->window ? "mistral" : "llama";
-    return pc_family_find(c->vlm.vision.L ? "llava" : text);
+    const char *eyes = c->vlm.visual == PC_VISUAL_TILES
+                           ? (c->vlm.max_tiles ? "llava_onevision" : "llava_next")
+                           : "llava";
+    return pc_family_find(c->vlm.vision.L ? eyes : text);
 }
 
 // A layout of ours that writes what the file's chat template does; the families' usual one where it says nothing.

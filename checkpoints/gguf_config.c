@@ -233,7 +233,7 @@ static bool has(const pc_gguf *g, const char *name)
     return pc_gguf_find(&t, g, name);
 }
 
-static pc_status tower(pc_vision_config *v, bool *swapped, const pc_gguf *g)
+static pc_status tower(pc_vision_config *v, pc_gguf_spelling *spelling, const pc_gguf *g)
 {
     int64_t down[2] = {0, 0};
     pc_status st = tower_sizes(v, g);
@@ -245,7 +245,8 @@ static pc_status tower(pc_vision_config *v, bool *swapped, const pc_gguf *g)
     v->post_norm = has(g, "v.post_ln.weight");
     v->head = PC_HEAD_NONE;
     // fc1 (F,C) under the name ffn_down: the first converters' way.
-    *swapped = dims(g, "v.blk.0.ffn_down.weight", 2, down) && down[1] == v->C && v->F != v->C;
+    spelling->swapped =
+        dims(g, "v.blk.0.ffn_down.weight", 2, down) && down[1] == v->C && v->F != v->C;
     return tower_act(v, g);
 }
 
@@ -315,23 +316,63 @@ static pc_status three(double out[3], const pc_gguf *g, const char *key)
     return st;
 }
 
-// llama.cpp fits an image into the square and pads it.
-static pc_status image(pc_image_config *out, const pc_gguf *g, int64_t size)
+// Resolutions make an image one of tiles: (width, height) pairs in the file.
+static pc_status tiles(pc_vlm_config *c, pc_gguf_spelling *spelling, const pc_gguf *g)
 {
-    static const struct {
-        const char *name;
-        pc_fit fit;
-    } fits[] = {{"pad", PC_FIT_PAD}, {"crop", PC_FIT_CROP}, {"squash", PC_FIT_SQUASH}};
-    char *fit = NULL;
-    pc_status st;
-    *out = pc_image_config_default(size);
+    int32_t *list = NULL;
+    int64_t n = 0;
+    const char *key = "clip.vision.image_grid_pinpoints";
+    pc_pinpoints *p = &c->pinpoints;
+    pc_status st = pc_gguf_ints(&list, &n, g, key);
+    spelling->newline = has(g, "v.image_newline");
+    if (st || !n) return st;
+    if (n % 2 || n / 2 > PC_PINPOINTS_MAX)
+        st = pc_fail(PC_ERR_FORMAT, "key '%s' has %lld numbers; expected pairs, at most %d", key,
+                     (long long)n, PC_PINPOINTS_MAX);
+    else if (!spelling->newline && !has(g, "model.image_newline"))
+        st = pc_fail(PC_ERR_FORMAT, "tensor 'model.image_newline' is missing, key '%s' is there",
+                     key);
+    for (int64_t i = 0; i < n / 2 && !st; i++) {
+        p->hw[i][0] = list[2 * i + 1];
+        p->hw[i][1] = list[2 * i];
+        p->count++;
+    }
+    free(list);
+    if (!st) st = pc_pinpoints_validate(p, c->vision.image_size);
+    c->visual = PC_VISUAL_TILES;
+    return st ? pc_context(st, "key '%s'", key)
+              : pc_gguf_int(&c->max_tiles, g, "percept.max_tiles", 0, 0, 1024);
+}
+
+// Our own settings, where we wrote the file.
+static pc_status own_image(pc_image_config *out, bool *found, const pc_gguf *g)
+{
+    char *text = NULL;
+    json_error_t e;
+    pc_status st = pc_gguf_text(&text, g, "percept.image");
+    *found = !st && text;
+    if (!*found) return st;
+    json_t *json = json_loads(text, JSON_REJECT_DUPLICATES, &e);
+    st = json ? pc_image_config_from_json(out, json) : pc_fail(PC_ERR_FORMAT, "%s", e.text);
+    json_decref(json);
+    free(text);
+    return pc_context(st, "key 'percept.image'");
+}
+
+// llama.cpp fits an image into the square and pads it; what has resolutions is cut into tiles.
+static pc_status image(pc_image_config *out, const pc_gguf *g, const pc_vlm_config *c)
+{
+    bool found;
+    pc_status st = own_image(out, &found, g);
+    if (st || found) return st;
+    *out = pc_image_config_default(c->vision.image_size);
     if ((st = three(out->mean, g, "clip.vision.image_mean")) ||
-        (st = three(out->std, g, "clip.vision.image_std")) ||
-        (st = pc_gguf_text(&fit, g, "percept.image.fit")))
+        (st = three(out->std, g, "clip.vision.image_std")))
         return st;
-    for (size_t i = 0; fit && i < sizeof fits / sizeof *fits; i++)
-        if (!strcmp(fit, fits[i].name)) out->fit = fits[i].fit;
-    free(fit);
+    if (c->visual == PC_VISUAL_TILES) {
+        out->kind = PC_IMAGE_TILES;
+        out->pinpoints = c->pinpoints;
+    }
     for (int i = 0; i < 3; i++)
         if (!(out->std[i] > 0.0))
             return pc_fail(PC_ERR_FORMAT,
@@ -340,8 +381,8 @@ static pc_status image(pc_image_config *out, const pc_gguf *g, int64_t size)
     return PC_OK;
 }
 
-pc_status pc_gguf_eyes_config(pc_model_config *out, pc_image_config *pictures, bool *swapped,
-                              const pc_gguf *g)
+pc_status pc_gguf_eyes_config(pc_model_config *out, pc_image_config *pictures,
+                              pc_gguf_spelling *spelling, const pc_gguf *g)
 {
     char arch[64];
     bool vision = false;
@@ -353,9 +394,10 @@ pc_status pc_gguf_eyes_config(pc_model_config *out, pc_image_config *pictures, b
     if ((st = pc_gguf_bool(&vision, g, "clip.has_vision_encoder", false))) return st;
     if (!vision) return pc_fail(PC_ERR_FORMAT, "key 'clip.has_vision_encoder' is not true");
     out->kind = PC_MODEL_VLM;
-    if ((st = tower(&c->vision, swapped, g)) || (st = projector(&c->projector, g, &c->vision)) ||
-        (st = feature_layer(&c->feature_layer, g, c->vision.L)) ||
-        (st = image(pictures, g, c->vision.image_size)))
+    if ((st = tower(&c->vision, spelling, g)) || (st = projector(&c->projector, g, &c->vision)) ||
+        (st = feature_layer(&c->feature_layer, g, c->vision.L)) || (st = tiles(c, spelling, g)) ||
+        (st = image(pictures, g, c)))
         return st;
+    c->feature_norm = c->projector.depth && c->vision.post_norm;
     return pc_vision_validate(&c->vision);
 }

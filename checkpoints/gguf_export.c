@@ -19,16 +19,16 @@ static const struct {
     const char *name;
     int type, file_type;
     bool mixed;
-    double error;
+    double error, tensor;
 } stores[] = {
     // error: of logits, relative: twice what the worst of the small reference models shows, whose random weights suffer
-    // more than trained ones.
-    {"F32", PC_Q_F32, 0, false, 1e-5},     {"F16", PC_Q_F16, 1, false, 3e-3},
-    {"BF16", PC_Q_BF16, 32, false, 3e-2},  {"Q8_0", PC_Q_Q8_0, 7, false, 6e-2},
-    {"Q6_K", PC_Q_Q6_K, 18, false, 0.1},   {"Q5_1", PC_Q_Q5_1, 9, false, 0.4},
-    {"Q5_0", PC_Q_Q5_0, 8, false, 0.5},    {"Q4_1", PC_Q_Q4_1, 3, false, 0.8},
-    {"Q4_0", PC_Q_Q4_0, 2, false, 0.9},    {"Q4_K", PC_Q_Q4_K, 14, false, 0.8},
-    {"Q4_K_S", PC_Q_Q4_K, 14, false, 0.8}, {"Q4_K_M", PC_Q_Q4_K, 15, true, 0.8},
+    // more than trained ones. tensor: of one tensor's numbers.
+    {"F32", PC_Q_F32, 0, false, 1e-5, 1e-7},     {"F16", PC_Q_F16, 1, false, 3e-3, 6e-4},
+    {"BF16", PC_Q_BF16, 32, false, 3e-2, 4e-3},  {"Q8_0", PC_Q_Q8_0, 7, false, 6e-2, 8e-3},
+    {"Q6_K", PC_Q_Q6_K, 18, false, 0.1, 2.5e-2}, {"Q5_1", PC_Q_Q5_1, 9, false, 0.4, 5e-2},
+    {"Q5_0", PC_Q_Q5_0, 8, false, 0.5, 5e-2},    {"Q4_1", PC_Q_Q4_1, 3, false, 0.8, 0.11},
+    {"Q4_0", PC_Q_Q4_0, 2, false, 0.9, 0.11},    {"Q4_K", PC_Q_Q4_K, 14, false, 0.8, 0.11},
+    {"Q4_K_S", PC_Q_Q4_K, 14, false, 0.8, 0.11}, {"Q4_K_M", PC_Q_Q4_K, 15, true, 0.8, 0.11},
 };
 enum { STORES = sizeof stores / sizeof *stores };
 
@@ -61,6 +61,11 @@ pc_status pc_gguf_store_named(pc_gguf_store *out, const char *name)
 double pc_gguf_store_error(const pc_gguf_store *store)
 {
     return stores[store_index(store)].error;
+}
+
+double pc_gguf_store_tensor(const pc_gguf_store *store)
+{
+    return stores[store_index(store)].tensor;
 }
 
 // Blocks whose value and down projections weigh most in the result: the first and last eighths, and every third.
@@ -215,15 +220,38 @@ static const char *act_name(pc_act act)
     return act == PC_ACT_GELU_TANH ? "gelu_pytorch_tanh" : "gelu";
 }
 
-static void put_eyes(pc_gguf_writer *w, const pc_gguf_source *s)
+// The presence of the pairs makes llama.cpp cut images into tiles.
+static void put_tiles(pc_gguf_writer *w, const pc_vlm_config *c)
+{
+    int32_t wh[2 * PC_PINPOINTS_MAX];
+    for (int i = 0; i < c->pinpoints.count; i++) {
+        wh[2 * i] = c->pinpoints.hw[i][1];
+        wh[2 * i + 1] = c->pinpoints.hw[i][0];
+    }
+    pc_gguf_put_i32s(w, "clip.vision.image_grid_pinpoints", wh, 2 * c->pinpoints.count);
+    pc_gguf_put_text(w, "clip.vision.mm_patch_merge_type", "spatial_unpad");
+    if (c->max_tiles) pc_gguf_put_u32(w, "percept.max_tiles", (uint32_t)c->max_tiles);
+}
+
+// All of our settings: the file's own keys say mean and deviation alone.
+static pc_status put_image(pc_gguf_writer *w, const pc_image_config *image)
+{
+    json_t *json = pc_image_config_to_json(image);
+    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    if (!text) return pc_fail(PC_ERR_MEMORY, "image settings");
+    pc_gguf_put_text(w, "percept.image", text);
+    free(text);
+    return PC_OK;
+}
+
+static pc_status put_eyes(pc_gguf_writer *w, const pc_gguf_source *s)
 {
     const pc_model_config *c = s->config;
     const pc_vision_config *v = pc_gguf_tower(c);
     const bool vlm = c->kind == PC_MODEL_VLM;
     const pc_image_config usual = pc_image_config_default(v->image_size);
     const pc_image_config *image = s->image ? s->image : &usual;
-    static const char *const fits[] = {
-        [PC_FIT_PAD] = "pad", [PC_FIT_CROP] = "crop", [PC_FIT_SQUASH] = "squash"};
     float mean[3], std[3];
     const struct {
         const char *key;
@@ -263,7 +291,8 @@ static void put_eyes(pc_gguf_writer *w, const pc_gguf_source *s)
         pc_gguf_put_i32s(w, "clip.vision.feature_layer", &layer, 1);
     }
     if (vlm) pc_gguf_put_text(w, "percept.projector.act", act_name(c->vlm.projector.act));
-    if (image->fit <= PC_FIT_SQUASH) pc_gguf_put_text(w, "percept.image.fit", fits[image->fit]);
+    if (vlm && c->vlm.visual == PC_VISUAL_TILES) put_tiles(w, &c->vlm);
+    return s->image ? put_image(w, s->image) : PC_OK;
 }
 
 static pc_status put_text_file(pc_gguf_writer *w, const pc_gguf_source *s)
@@ -326,7 +355,7 @@ static pc_status write_tensors(pc_gguf_writer *w, const pc_gguf_source *s,
     pc_aliases names;
     float *buf = NULL;
     int64_t room = 0;
-    pc_status st = pc_gguf_aliases(&names, c, part, false);
+    pc_status st = pc_gguf_aliases(&names, c, part, (pc_gguf_spelling){0});
     if (st) goto out;
     if (divided) pc_gguf_declare(w, "rope_freqs.weight", pc_quant_find(PC_Q_F32), 1, &half);
     for (int i = 0; i < names.count; i++) {
@@ -359,7 +388,7 @@ static pc_status export_part(const char *path, const pc_gguf_source *s, const pc
     if (st) return st;
     put_general(w, s, store, part == PC_GGUF_EYES ? "clip" : pc_gguf_architecture(s->config), part);
     if (part == PC_GGUF_EYES)
-        put_eyes(w, s);
+        st = put_eyes(w, s);
     else
         st = put_text_file(w, s);
     if (!st) st = write_tensors(w, s, store, part);

@@ -62,5 +62,7 @@ pc_status pc_gguf_store_named(pc_gguf_store *out, const char *name);
 
 // What the stored type explains of a difference in logits (relative, Frobenius): the bound for verifying an export.
 double pc_gguf_store_error(const pc_gguf_store *store);
+// The same of one parameter's numbers.
+double pc_gguf_store_tensor(const pc_gguf_store *store);
 
 #endif

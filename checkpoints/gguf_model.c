@@ -3,7 +3,6 @@
  */
 #include "checkpoints/gguf_model.h"
 
-#include "checkpoints/gguf_names.h"
 #include "model/core/file.h"
 #include "model/core/log.h"
 #include <dirent.h>
@@ -103,10 +102,10 @@ static pc_status open_text(pc_gguf_model *m)
     return pc_context(st, "'%s'", pc_gguf_path(m->text));
 }
 
-static pc_status open_eyes(pc_gguf_model *m, bool *swapped)
+static pc_status open_eyes(pc_gguf_model *m, pc_gguf_spelling *spelling)
 {
     const pc_vlm_config *c = &m->config.vlm;
-    pc_status st = pc_gguf_eyes_config(&m->config, &m->image, swapped, m->eyes);
+    pc_status st = pc_gguf_eyes_config(&m->config, &m->image, spelling, m->eyes);
     if (!st && m->text && !c->projector.depth)
         st = pc_fail(PC_ERR_FORMAT, "the file has a tower and no projector to the text model");
     if (!st && m->text && c->projector.out != c->decoder.C)
@@ -131,14 +130,14 @@ static pc_status append(pc_aliases *to, pc_aliases *more)
     return PC_OK;
 }
 
-static pc_status list_aliases(pc_gguf_model *m, bool swapped)
+static pc_status list_aliases(pc_gguf_model *m, pc_gguf_spelling spelling)
 {
     pc_aliases more = {0};
     pc_status st = PC_OK;
-    if (m->text) st = pc_gguf_aliases(&m->aliases, &m->config, PC_GGUF_DECODER, false);
+    if (m->text) st = pc_gguf_aliases(&m->aliases, &m->config, PC_GGUF_DECODER, spelling);
     m->eyes_first = m->aliases.count;
     if (st || !m->eyes) return st;
-    if ((st = pc_gguf_aliases(&more, &m->config, PC_GGUF_EYES, swapped))) {
+    if ((st = pc_gguf_aliases(&more, &m->config, PC_GGUF_EYES, spelling))) {
         pc_aliases_close(&more);
         return st;
     }
@@ -157,7 +156,7 @@ static bool is_eyes(const pc_gguf *g)
 static pc_status open_pair(pc_gguf_model *m, const char *path, const char *mmproj)
 {
     char beside[PATH_MAX];
-    bool swapped = false;
+    pc_gguf_spelling spelling = {0};
     pc_gguf *g = NULL;
     pc_status st = pc_gguf_open(&g, path);
     if (st) return st;
@@ -175,9 +174,9 @@ static pc_status open_pair(pc_gguf_model *m, const char *path, const char *mmpro
         }
         if (*mmproj && (st = pc_gguf_open(&m->eyes, mmproj))) return st;
     }
-    if (m->eyes && (st = open_eyes(m, &swapped))) return st;
+    if (m->eyes && (st = open_eyes(m, &spelling))) return st;
     if (!m->eyes) m->config.vlm.image_id = -1; // no token stands for an image
-    return list_aliases(m, swapped);
+    return list_aliases(m, spelling);
 }
 
 pc_status pc_gguf_model_open(pc_gguf_model *out, const char *path, const char *mmproj)
@@ -231,10 +230,7 @@ static bool same_shape(const pc_alias *a, const pc_gguf_tensor *t)
 // What files have beside the parameters.
 static bool of_use(const char *name)
 {
-    static const char *const used[] = {"rope_freqs.weight", "v.post_ln.weight", "v.post_ln.bias"};
-    for (size_t i = 0; i < sizeof used / sizeof *used; i++)
-        if (!strcmp(name, used[i])) return true;
-    return false;
+    return !strcmp(name, "rope_freqs.weight");
 }
 
 static int by_text(const void *a, const void *b)

@@ -9,6 +9,7 @@
 #define PC_CHECKPOINTS_GGUF_MODEL_H
 
 #include "checkpoints/gguf.h"
+#include "checkpoints/gguf_names.h"
 #include "data/images/image.h"
 #include "data/text/tokenizer.h"
 #include "model/families/families.h"
@@ -54,7 +55,7 @@ pc_status pc_gguf_tokenizer(pc_tokenizer **out, const pc_gguf *g);
 
 // ---- for gguf_model.c ----
 pc_status pc_gguf_decoder_config(pc_model_config *out, bool *llama, const pc_gguf *g);
-pc_status pc_gguf_eyes_config(pc_model_config *out, pc_image_config *image, bool *swapped,
-                              const pc_gguf *g);
+pc_status pc_gguf_eyes_config(pc_model_config *out, pc_image_config *image,
+                              pc_gguf_spelling *spelling, const pc_gguf *g);
 
 #endif

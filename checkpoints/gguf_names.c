@@ -64,9 +64,10 @@ static pc_status tower_sayable(const pc_vision_config *v)
 static pc_status projector_sayable(const pc_vlm_config *c)
 {
     const pc_projector_config *p = &c->projector;
-    const char *what = c->visual != PC_VISUAL_SQUARE ? "eyes of this kind"
-                       : p->depth > 2                ? "a projector of more than two linears"
-                       : p->positions                ? "positions behind the projector"
+    const char *what = c->visual != PC_VISUAL_SQUARE && c->visual != PC_VISUAL_TILES
+                           ? "eyes of this kind"
+                       : p->depth > 2 ? "a projector of more than two linears"
+                       : p->positions ? "positions behind the projector"
                        : p->depth > 1 && p->act != PC_ACT_GELU && p->act != PC_ACT_GELU_TANH
                            ? "another activation than GELU in the projector"
                        : c->keep_class && c->vision.class_token ? "the class token's feature"
@@ -207,20 +208,22 @@ static void projector_aliases(pc_aliases *out, const pc_projector_config *p)
 }
 
 pc_status pc_gguf_aliases(pc_aliases *out, const pc_model_config *c, pc_gguf_part part,
-                          bool swapped)
+                          pc_gguf_spelling spelling)
 {
     const pc_vision_config *v = pc_gguf_tower(c);
+    const bool vlm = c->kind == PC_MODEL_VLM;
     *out = (pc_aliases){0};
     if (part == PC_GGUF_DECODER) {
         decoder_aliases(out, &c->vlm.decoder);
-    } else {
-        tower_aliases(out, v, swapped);
-        // Two towers need the norm behind the blocks. In a VLM nothing reads it, and llama.cpp would apply it.
-        if (c->kind == PC_MODEL_CLIP)
-            add_pair(out, "v.post_ln", "vision.norm_post", 0, v->C, 0);
-        else
-            projector_aliases(out, &c->vlm.projector);
+        return out->status;
     }
+    tower_aliases(out, v, spelling.swapped);
+    // llama.cpp applies this norm where a file has it: in a VLM only if ours does.
+    if (!vlm || c->vlm.feature_norm) add_pair(out, "v.post_ln", "vision.norm_post", 0, v->C, 0);
+    if (vlm) projector_aliases(out, &c->vlm.projector);
+    if (vlm && c->vlm.visual == PC_VISUAL_TILES)
+        add(out, spelling.newline ? "v.image_newline" : "model.image_newline", "projector.newline",
+            0, c->vlm.projector.out, 0);
     return out->status;
 }
 

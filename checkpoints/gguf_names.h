@@ -19,10 +19,15 @@ const pc_decoder_config *pc_gguf_decoder(const pc_model_config *c);
 // PC_ERR_INPUT names what of the model a file of this part cannot say.
 pc_status pc_gguf_sayable(const pc_model_config *c, pc_gguf_part part);
 
-// The tensors of one part, in the order in which files have them. `swapped`: fc1 and fc2 are called ffn_down and
-// ffn_up, as the first converters had it.
+// Where files differ in their names; what we write is all false.
+typedef struct pc_gguf_spelling {
+    bool swapped; // fc1 and fc2 are called ffn_down and ffn_up, as the first converters had it
+    bool newline; // "v.image_newline", which came after "model.image_newline"
+} pc_gguf_spelling;
+
+// The tensors of one part, in the order in which files have them.
 pc_status pc_gguf_aliases(pc_aliases *out, const pc_model_config *c, pc_gguf_part part,
-                          bool swapped);
+                          pc_gguf_spelling spelling);
 
 // The heads by which the rows of this tensor are permuted (query and key of "llama"), or 0.
 int64_t pc_gguf_permuted(const pc_alias *a, const pc_decoder_config *d, bool llama);
