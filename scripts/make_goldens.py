@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Makes tests/goldens: reference numbers from PyTorch for the parity tests.
 
-    python3 scripts/make_goldens.py [--out tests/goldens] [--env build/goldens-env]
+    python3 scripts/make_goldens.py [--out tests/goldens] [--env build/goldens-env] [--only NAME ...]
 
-Three tiny models with random weights and fixed seeds (CLIP with erf GELU, SigLIP, LLaVA with grouped heads
-and several images), their outputs, every gradient, 20 AdamW steps, and greedy generation. Nothing is downloaded but
-the libraries, which go into an environment of its own. Files: see tests/goldens/README.md.
+Tiny models with random weights and fixed seeds (CLIP with erf GELU, SigLIP, LLaVA with grouped heads and several
+images, Qwen2-VL with images and films, the first Qwen-VL), their outputs, every gradient, 20 AdamW steps of the first
+three, and greedy generation. Nothing is downloaded but the libraries, which go into an environment of its own. Files:
+see tests/goldens/README.md.
 """
 import argparse
 import json
@@ -31,6 +32,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("tests/goldens"))
     parser.add_argument("--env", type=Path, default=Path("build/goldens-env"))
+    parser.add_argument("--only", nargs="+", default=None, help="folders; the others stay as they are")
     return parser.parse_args()
 
 
@@ -42,8 +44,10 @@ try:
 except ImportError:
     own_environment(ARGS.env)
 
+from torch import nn
+from torch.nn import functional as F
 from transformers import (CLIPConfig, CLIPModel, LlavaConfig, LlavaForConditionalGeneration,
-                          SiglipConfig, SiglipModel)
+                          Qwen2VLConfig, Qwen2VLForConditionalGeneration, SiglipConfig, SiglipModel)
 
 STEPS = 20
 
@@ -362,12 +366,329 @@ def make_llava(out):
                 common | {"base_lr": 5e-4, "weight_decay": 0.05})
 
 
+# ---- Qwen2-VL ----------------------------------------------------------------------------------
+
+QWEN_IMAGE, QWEN_FILM, QWEN_START, QWEN_END, PATCH_WIDTH = 81, 82, 83, 84, 3 * 2 * 3 * 3
+
+
+def padded(rows):
+    """(ids, labels) of each row to a right-padded batch."""
+    T = max(len(ids) for ids, _ in rows)
+    batch = {"input_ids": torch.zeros((len(rows), T), dtype=torch.long),
+             "attention_mask": torch.zeros((len(rows), T), dtype=torch.long),
+             "labels": torch.full((len(rows), T), -100)}
+    for i, (ids, labels) in enumerate(rows):
+        batch["input_ids"][i, :len(ids)] = torch.tensor(ids)
+        batch["labels"][i, :len(labels)] = torch.tensor(labels)
+        batch["attention_mask"][i, :len(ids)] = 1
+    return batch
+
+
+def qwen2_batch(seed, rows):
+    """rows: what each shows, grids (t, h, w) with t > 1 for films, and how many tokens of text end it."""
+    g = torch.Generator().manual_seed(seed)
+    grids, lines = {QWEN_IMAGE: [], QWEN_FILM: []}, []
+    for shown, length in rows:
+        ids = torch.randint(3, 80, (2,), generator=g).tolist()
+        for t, h, w in shown:
+            kind = QWEN_FILM if t > 1 else QWEN_IMAGE
+            grids[kind].append([t, h, w])
+            ids += [QWEN_START] + [kind] * (t * h * w // 4) + [QWEN_END]
+            ids += torch.randint(3, 80, (1,), generator=g).tolist()
+        text = torch.randint(3, 80, (length,), generator=g).tolist()
+        lines.append((ids + text, [-100] * len(ids) + text))
+    batch = padded(lines)
+    for kind, pixels, name in [(QWEN_IMAGE, "pixel_values", "image_grid_thw"),
+                               (QWEN_FILM, "pixel_values_videos", "video_grid_thw")]:
+        if grids[kind]:
+            batch[name] = torch.tensor(grids[kind])
+            batch[pixels] = torch.randn((int(batch[name].prod(1).sum()), PATCH_WIDTH), generator=g)
+    return batch
+
+
+def qwen2_positions(model, batch):
+    ids = batch["input_ids"]
+    kinds = (ids == QWEN_IMAGE).int() + 2 * (ids == QWEN_FILM).int()
+    return model.model.get_rope_index(ids, kinds, batch.get("image_grid_thw"),
+                                      batch.get("video_grid_thw"), batch["attention_mask"])[0]
+
+
+def qwen2_run(model, batch):
+    return model(**batch, position_ids=qwen2_positions(model, batch))
+
+
+def greedy(run, ids, extra, count):
+    """Ids that follow, and the smallest lead of a chosen one; the whole sequence is run again for each."""
+    made, gap = [], math.inf
+    with torch.no_grad():
+        for _ in range(count):
+            logits = run({"input_ids": ids, "attention_mask": torch.ones_like(ids)} | extra)[0, -1]
+            top = logits.topk(2).values
+            gap = min(gap, float(top[0] - top[1]))
+            made.append(int(logits.argmax()))
+            ids = torch.cat([ids, torch.tensor([[made[-1]]])], 1)
+    assert gap > 1e-4, "a tie: choose another seed"
+    return made, gap
+
+
+def generations(out, run, prompts):
+    """prompts: batches of one row without labels."""
+    list_, inputs = [], {}
+    for i, batch in enumerate(prompts):
+        extra = {k: v for k, v in batch.items() if k not in ("input_ids", "attention_mask", "labels")}
+        made, gap = greedy(run, batch["input_ids"], extra, 16)
+        list_.append({"prompt_ids": batch["input_ids"][0].tolist(), "generated_ids": made,
+                      "min_top1_minus_top2_logit": gap})
+        inputs |= {f"prompt{i}.{k}": v for k, v in extra.items()}
+    dump_json(out / "generation.json", {"mode": "greedy, 16 new tokens, eos ignored", "prompts": list_})
+    dump(out / "generation_inputs.safetensors", inputs)
+
+
+def make_qwen2_vl(out):
+    out.mkdir(parents=True, exist_ok=True)
+    config = Qwen2VLConfig(
+        image_token_id=QWEN_IMAGE, video_token_id=QWEN_FILM, vision_start_token_id=QWEN_START,
+        vision_end_token_id=QWEN_END, tie_word_embeddings=True,
+        text_config=dict(vocab_size=88, hidden_size=40, intermediate_size=56, num_hidden_layers=2,
+                         num_attention_heads=5, num_key_value_heads=1, max_position_embeddings=128,
+                         rms_norm_eps=1e-6, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
+                         rope_parameters=dict(rope_type="default", rope_theta=5e4,
+                                              mrope_section=[1, 1, 2])),
+        vision_config=dict(depth=2, embed_dim=24, num_heads=2, mlp_ratio=3, hidden_size=40, patch_size=3))
+    config._attn_implementation = "eager"
+    model = Qwen2VLForConditionalGeneration(config).eval()
+    randomise(model, 14)
+    model.tie_weights()
+    model.save_pretrained(out)
+    names = rename(model, out)
+
+    batch = qwen2_batch(4000, [([(1, 4, 2), (2, 4, 6)], 9), ([(2, 2, 4), (1, 2, 2), (1, 6, 4)], 6), ([], 8)])
+    o = qwen2_run(model, batch)
+    o.loss.backward()
+    dump(out / "inputs.safetensors", batch)
+    image = model.model.get_image_features(batch["pixel_values"], batch["image_grid_thw"])
+    film = model.model.get_video_features(batch["pixel_values_videos"], batch["video_grid_thw"])
+    dump(out / "outputs.safetensors",
+         {"logits": o.logits, "loss": o.loss.reshape(1), "image_embeds": torch.cat(image.pooler_output),
+          "video_embeds": torch.cat(film.pooler_output)})
+    dump(out / "grads.safetensors", gradients(model, names))
+    generations(out, lambda b: qwen2_run(model, b).logits,
+                [qwen2_batch(4100, [([(1, 4, 6)], 4)]), qwen2_batch(4101, [([(1, 2, 4), (1, 4, 2)], 5)]),
+                 qwen2_batch(4102, [([], 6)])])
+
+
+# ---- Qwen-VL: transformers has no class for it, so its network stands here, under the names of its files ----
+
+QWEN_VL = dict(
+    architectures=["QWenLMHeadModel"], model_type="qwen", vocab_size=90, hidden_size=48,
+    num_hidden_layers=2, num_attention_heads=3, kv_channels=12, intermediate_size=80,
+    layer_norm_epsilon=1e-6, rotary_emb_base=10000, rotary_pct=1.0, seq_length=64,
+    max_position_embeddings=128, no_bias=True, use_dynamic_ntk=True, use_logn_attn=True,
+    tie_word_embeddings=False,
+    visual=dict(heads=2, image_size=20, image_start_id=85, layers=2, mlp_ratio=2.1, output_dim=48,
+                patch_size=4, width=24, n_queries=9))
+
+
+def bicubic(table, side):
+    """The places of a square grid, row by row, for another square grid."""
+    old = math.isqrt(table.shape[0])
+    x = table.reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    x = F.interpolate(x, size=(side, side), mode="bicubic", align_corners=False)
+    return x.permute(0, 2, 3, 1).reshape(side * side, -1)
+
+
+def attend(q, k, v, heads, causal=False):
+    """(B,T,C) each."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1).bool(), -math.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+class VisionAttention(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.in_proj, self.out_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x):
+        by_head = self.in_proj(x).unflatten(-1, (self.heads, -1))  # each head's q, k and v
+        q, k, v = (part.flatten(-2) for part in by_head.chunk(3, -1))
+        return self.out_proj(attend(q, k, v, self.heads))
+
+
+class VisionBlock(nn.Module):
+    def __init__(self, width, heads, inner):
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width, 1e-6), nn.LayerNorm(width, 1e-6)
+        self.attn = VisionAttention(width, heads)
+        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(width, inner), "c_proj": nn.Linear(inner, width)})
+
+    def forward(self, x):
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp["c_proj"](F.gelu(self.mlp["c_fc"](self.ln_2(x))))
+
+
+class Pool(nn.Module):
+    def __init__(self, queries, width, inner, heads):
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.empty(queries, width), requires_grad=False)
+        self.query = nn.Parameter(torch.empty(queries, width))
+        self.kv_proj = nn.Linear(inner, width, bias=False)
+        self.attn = nn.MultiheadAttention(width, heads)
+        self.ln_q, self.ln_kv = nn.LayerNorm(width, 1e-6), nn.LayerNorm(width, 1e-6)
+
+    def forward(self, x):
+        kv = self.ln_kv(self.kv_proj(x)).transpose(0, 1)
+        places = bicubic(self.pos_embed, math.isqrt(kv.shape[0]))
+        q = (self.ln_q(self.query) + self.pos_embed).unsqueeze(1).expand(-1, kv.shape[1], -1)
+        return self.attn(q, kv + places.unsqueeze(1), kv, need_weights=False)[0].transpose(0, 1)
+
+
+class Visual(nn.Module):
+    def __init__(self, heads, layers, mlp_ratio, output_dim, patch_size, width, n_queries, **_):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, patch_size, patch_size, bias=False)
+        self.positional_embedding = nn.Parameter(torch.empty(256, width))
+        self.ln_pre = nn.LayerNorm(width, 1e-6)
+        blocks = [VisionBlock(width, heads, int(width * mlp_ratio)) for _ in range(layers)]
+        self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList(blocks)})
+        self.attn_pool = Pool(n_queries, output_dim, width, max(1, output_dim // 128))
+        self.ln_post = nn.LayerNorm(output_dim, 1e-6)
+        self.proj = nn.Parameter(torch.empty(output_dim, output_dim))
+
+    def forward(self, pixels):
+        x = self.conv1(pixels)
+        side = x.shape[-1]
+        x = x.flatten(2).transpose(1, 2) + bicubic(self.positional_embedding, side)
+        x = self.ln_pre(x)
+        for block in self.transformer["resblocks"]:
+            x = block(x)
+        return self.ln_post(self.attn_pool(x)) @ self.proj
+
+
+class RootMeanSquare(nn.Module):
+    def __init__(self, width, eps):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.empty(width)), eps
+
+    def forward(self, x):
+        return self.weight * x * (x.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt()
+
+
+class TextBlock(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        C, HD, inner, eps = (c["hidden_size"], c["num_attention_heads"] * c["kv_channels"],
+                             c["intermediate_size"] // 2, c["layer_norm_epsilon"])
+        self.heads, self.base = c["num_attention_heads"], c["rotary_emb_base"]
+        self.ln_1, self.ln_2 = RootMeanSquare(C, eps), RootMeanSquare(C, eps)
+        self.attn = nn.ModuleDict({"c_attn": nn.Linear(C, 3 * HD), "c_proj": nn.Linear(HD, C, bias=False)})
+        self.mlp = nn.ModuleDict({"w1": nn.Linear(C, inner, bias=False), "w2": nn.Linear(C, inner, bias=False),
+                                  "c_proj": nn.Linear(inner, C, bias=False)})
+
+    def turn(self, x):
+        x = x.unflatten(-1, (self.heads, -1))
+        T, D = x.shape[1], x.shape[-1]
+        angles = torch.outer(torch.arange(T).float(), self.base ** (-torch.arange(0, D, 2).float() / D))
+        cos, sin = (torch.cat([f, f], -1).unsqueeze(1) for f in (angles.cos(), angles.sin()))
+        a, b = x.chunk(2, -1)
+        return (x * cos + torch.cat([-b, a], -1) * sin).flatten(-2)
+
+    def forward(self, x):
+        q, k, v = self.attn["c_attn"](self.ln_1(x)).chunk(3, -1)
+        x = x + self.attn["c_proj"](attend(self.turn(q), self.turn(k), v, self.heads, causal=True))
+        n = self.ln_2(x)
+        return x + self.mlp["c_proj"](self.mlp["w1"](n) * F.silu(self.mlp["w2"](n)))
+
+
+class QwenVL(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        C = c["hidden_size"]
+        self.start = c["visual"]["image_start_id"]
+        self.transformer = nn.ModuleDict({
+            "wte": nn.Embedding(c["vocab_size"], C), "visual": Visual(**c["visual"]),
+            "h": nn.ModuleList([TextBlock(c) for _ in range(c["num_hidden_layers"])]),
+            "ln_f": RootMeanSquare(C, c["layer_norm_epsilon"])})
+        self.lm_head = nn.Linear(C, c["vocab_size"], bias=False)
+
+    def forward(self, input_ids, pixel_values=None, attention_mask=None):
+        t = self.transformer
+        x = t["wte"](input_ids)
+        if pixel_values is not None:
+            features = t["visual"](pixel_values)
+            x = x.clone()
+            for f, (b, at) in zip(features, (input_ids == self.start).nonzero().tolist(), strict=True):
+                x[b, at + 1:at + 1 + f.shape[0]] = f
+        for block in t["h"]:
+            x = block(x)
+        return self.lm_head(t["ln_f"](x))  # right padding: nothing before it sees it
+
+
+def qwen_vl_batch(seed, rows):
+    """rows: images and tokens of text. An image is <img>, nine ids (a path's bytes, then <imgpad>), </img>."""
+    g = torch.Generator().manual_seed(seed)
+    start, lines, images = QWEN_VL["visual"]["image_start_id"], [], 0
+    for count, length in rows:
+        ids = torch.randint(3, 80, (2,), generator=g).tolist()
+        for _ in range(count):
+            images += 1
+            path = [ord("a") - 60 + images] * (images % 3)
+            ids += [start, *path, *[start + 2] * (9 - len(path)), start + 1]
+        text = torch.randint(3, 80, (length,), generator=g).tolist()
+        lines.append((ids + text, [-100] * len(ids) + text))
+    batch = padded(lines)
+    side = QWEN_VL["visual"]["image_size"]
+    if images:
+        batch["pixel_values"] = torch.randn((images, 3, side, side), generator=g)
+    return batch
+
+
+def make_qwen_vl(out):
+    out.mkdir(parents=True, exist_ok=True)
+    model = QwenVL(QWEN_VL).eval()
+    randomise(model, 15)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if ".ln_" in name and name.endswith("weight"):
+                p.add_(1.0)
+        pool = model.transformer["visual"].attn_pool
+        side, width = math.isqrt(pool.pos_embed.shape[0]), pool.pos_embed.shape[1]
+        slow = 10000.0 ** (-torch.arange(width // 4).double() / (width // 4))
+        row, column = (torch.arange(side * side) // side).double(), (torch.arange(side * side) % side).double()
+        by = [f(torch.outer(at, slow)) for at in (column, row) for f in (torch.sin, torch.cos)]
+        pool.pos_embed.copy_(torch.cat(by, 1))
+    dump_json(out / "config.json", QWEN_VL)
+    dump(out / "model.safetensors", dict(model.named_parameters()))
+
+    batch = qwen_vl_batch(5000, [(1, 9), (2, 6), (0, 7)])
+    inputs = {k: v for k, v in batch.items() if k != "labels"}
+    logits = model(**inputs)
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100)
+    loss.backward()
+    dump(out / "inputs.safetensors", batch)
+    dump(out / "outputs.safetensors", {"logits": logits, "loss": loss.reshape(1)})
+    dump(out / "grads.safetensors", gradients(model, {n: n for n, _ in model.named_parameters()}))
+    prompts = [qwen_vl_batch(5100, [(1, 4)]), qwen_vl_batch(5101, [(2, 3)]), qwen_vl_batch(5102, [(0, 6)])]
+    for prompt in prompts:  # places by <imgpad> alone
+        ids = prompt["input_ids"][0]
+        for at in (ids == QWEN_VL["visual"]["image_start_id"]).nonzero().flatten().tolist():
+            ids[at + 1:at + 10] = QWEN_VL["visual"]["image_start_id"] + 2
+    generations(out, lambda b: model(**b), prompts)
+
+
 def main():
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
-    for name, make in [("clip", make_clip), ("siglip", make_siglip), ("llava", make_llava)]:
+    folders = {"clip": make_clip, "siglip": make_siglip, "llava": make_llava,
+               "qwen2_vl": make_qwen2_vl, "qwen_vl": make_qwen_vl}
+    for name, make in folders.items():
+        if ARGS.only and name not in ARGS.only:
+            continue
         make(ARGS.out / name)
         (ARGS.out / name / "model.safetensors").chmod(0o644)
         (ARGS.out / name / "generation_config.json").unlink(missing_ok=True)
