@@ -8,7 +8,7 @@
 set -euo pipefail
 
 packages=(build-essential ca-certificates cmake git ninja-build pkg-config
-    libopenblas-pthread-dev libhdf5-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev
+    libopenblas-pthread-dev libhdf5-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev zlib1g-dev
     libstb-dev libjpeg62-turbo-dev libwebp-dev libcmocka-dev jq)
 
 case "${1:-}" in

@@ -16,7 +16,8 @@ pc_status data_tokenize(int argc, char **argv);
 pc_status data_render(int argc, char **argv);
 pc_status data_preprocess(int argc, char **argv);
 
-// MODEL_OR_TOKENIZER: a tokenizer.json, a folder that holds one, or a native checkpoint. Close the tokenizer.
+// MODEL_OR_TOKENIZER: any file of a tokenizer or a folder with one (pc_tokenizer_open), a GGUF, a native checkpoint.
+// Close the tokenizer.
 pc_status data_open_tokenizer(pc_tokenizer **out, const char *path);
 
 // Lines of a file, or of standard input for NULL or "-". *line lasts until the next call; NULL at the end.

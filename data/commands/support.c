@@ -2,7 +2,7 @@
  * support.c - what several commands of percept-data share.
  */
 #include "data/commands/commands.h"
-#include "model/core/file.h"
+#include "checkpoints/gguf_model.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -14,12 +14,34 @@ static bool ends_in(const char *text, const char *end)
     return n >= k && strcmp(text + n - k, end) == 0;
 }
 
+/* A file of vocabularies alone is enough: no tensor is asked for. */
+static pc_status open_gguf(pc_tokenizer **out, const char *path)
+{
+    pc_gguf *g = NULL;
+    pc_status st = pc_gguf_open(&g, path);
+    if (!st) st = pc_gguf_tokenizer(out, g); // names the file
+    pc_gguf_close(g);
+    return st || *out ? st : pc_fail(PC_ERR_INPUT, "'%s' holds no tokenizer", path);
+}
+
+static bool is_native(const char *path)
+{
+    static const unsigned char magic[4] = {0x89, 'H', 'D', 'F'};
+    unsigned char begin[sizeof magic] = {0};
+    FILE *f = fopen(path, "rb");
+    const bool is = f && fread(begin, 1, sizeof begin, f) == sizeof begin &&
+                    memcmp(begin, magic, sizeof magic) == 0;
+    if (f) fclose(f);
+    return is || ends_in(path, ".h5");
+}
+
 pc_status data_open_tokenizer(pc_tokenizer **out, const char *path)
 {
-    if (pc_is_dir(path) || ends_in(path, ".json")) return pc_tokenizer_open(out, path);
+    *out = NULL;
+    if (ends_in(path, ".gguf")) return open_gguf(out, path);
+    if (!is_native(path)) return pc_tokenizer_open(out, path);
     pc_bundle b;
     pc_status st = pc_bundle_open_light(&b, path);
-    *out = NULL;
     if (st) return st;
     *out = b.tokenizer;
     b.tokenizer = NULL; // the caller's from here

@@ -46,7 +46,7 @@ static pc_status decode_line(const pc_tokenizer *tok, const options *o, const da
     json_t *json = json_loadb(l->text, l->size, 0, &error), *value;
     pc_ids ids = {0};
     char *text = NULL;
-    size_t i;
+    size_t i, size = 0;
     pc_status st = PC_OK;
     if (!json_is_array(json))
         st = pc_fail(PC_ERR_INPUT, "%s; expected a JSON array of ids",
@@ -59,13 +59,15 @@ static pc_status decode_line(const pc_tokenizer *tok, const options *o, const da
         if (!st) st = pc_ids_add(&ids, (int32_t)id);
         if (st) break;
     }
-    if (!st) st = pc_tokenizer_decode(tok, &text, ids.list, ids.count, o->skip_special);
+    if (!st)
+        st = pc_tokenizer_decode_sized(tok, &text, &size, ids.list, ids.count, o->skip_special);
     if (!st && o->as_json) {
-        json_t *string = json_string(text);
+        json_t *string = json_stringn(text, size);
         st = data_print_json(string);
         json_decref(string);
     } else if (!st) {
-        puts(text);
+        fwrite(text, 1, size, stdout); // may hold NUL bytes
+        putchar('\n');
     }
     free(text);
     pc_ids_close(&ids);
@@ -98,7 +100,8 @@ pc_status data_tokenize(int argc, char **argv)
         .usage = "MODEL_OR_TOKENIZER [FILE]",
         .about = "Reads a text a line from FILE or standard input and writes a JSON array of token "
                  "ids a line; with --decode the other way round. MODEL_OR_TOKENIZER is a "
-                 "tokenizer.json, a folder with one, or a checkpoint (.h5).",
+                 "tokenizer.json, tokenizer.model, vocab.json, *.tiktoken or CLIP's gzipped "
+                 "vocabulary, a folder with one, a GGUF, or a checkpoint (.h5).",
         .flags = flags,
         .flag_count = sizeof flags / sizeof *flags,
         .min_args = 1,

@@ -7,7 +7,6 @@
  * are the same.
  */
 #include "data/text/presets.h"
-#include "data/text/words.h"
 
 #include <string.h>
 

@@ -1,15 +1,17 @@
 /*
- * tokenizer.c - encoding and decoding; the file's layout is tokenizer_json.c's, the merges are bpe.c's.
+ * tokenizer.c - encoding, and what is asked of a tokenizer; decoding is decode.c's, the merges are bpe.c's.
  *
  *   encode   added tokens that are matched raw are cut out; the rest is normalised; added tokens that are
- *            matched normalised are cut out; the rest is split into words; each word is merged
- *   decode   the bytes of all tokens, one after the other, broken characters replaced
+ *            matched normalised are cut out; the rest is split into words; each word is merged.
+ *            SentencePiece's own way: normalised, user-defined pieces cut out, the rest is merged
  */
 #include "data/text/bpe.h"
+#include "data/text/sentencepiece.h"
 #include "data/text/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 /* ---- lists of ids ---- */
 
@@ -45,11 +47,20 @@ void pc_tokenizer_close(pc_tokenizer *t)
     if (!t) return;
     free(t->json);
     pc_bytemap_close(&t->names);
+    pc_bytemap_close(&t->chars);
     free(t->pieces);
     free(t->pool);
+    free(t->unk_missing);
+    free(t->prefix);
+    free(t->suffix);
     free(t->merges);
+    free(t->joins);
+    pc_matcher_close(&t->defined);
     for (int i = 0; i < t->added_count; i++) free(t->added[i].content);
     free(t->added);
+    for (int i = 0; i < 4; i++) pc_matcher_close(&t->added_match[i / 2][i % 2]);
+    pc_normal_close(&t->normal);
+    pc_charsmap_close(&t->sp.chars);
     pc_word_rules_close(&t->rules);
     pc_ids_close(&t->before);
     pc_ids_close(&t->after);
@@ -57,11 +68,6 @@ void pc_tokenizer_close(pc_tokenizer *t)
         for (int i = 0; i < PC_CACHE_LOCKS; i++) pthread_mutex_destroy(&t->cache->lock[i]);
     free(t->cache);
     free(t);
-}
-
-char *pc_tokenizer_json(const pc_tokenizer *t)
-{
-    return strdup(t->json);
 }
 
 int32_t pc_tokenizer_vocab(const pc_tokenizer *t)
@@ -106,45 +112,74 @@ pc_status pc_tokenizer_frame(const pc_tokenizer *t, pc_ids *ids)
     return PC_OK;
 }
 
-/* ---- encode ---- */
+/* ---- encode: words ---- */
 
 typedef struct encoder {
     const pc_tokenizer *t;
     pc_ids *out;
     bool parse_special;
+    bool first; // the text under way is the beginning of the whole
 } encoder;
 
 static pc_status encode_word(void *arg, const char *word, size_t size)
 {
     const encoder *e = arg;
-    return pc_bpe_word(e->t, e->out, word, size);
-}
-
-/* A letter, digit or underscore: what may not touch a token that must stand alone. */
-static bool is_word_byte(char c)
-{
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
-           (unsigned char)c >= 0x80;
-}
-
-/* The longest added token at text + at, among those matched raw or among those matched normalised. */
-static const pc_added *added_at(const encoder *e, bool normalized, const char *text, size_t size,
-                                size_t at)
-{
     const pc_tokenizer *t = e->t;
-    if (!t->added_first[(unsigned char)text[at]]) return NULL;
-    const pc_added *best = NULL;
-    for (int i = 0; i < t->added_count; i++) {
-        const pc_added *a = &t->added[i];
-        if (a->normalized != normalized || (a->special && !e->parse_special)) continue;
-        if (a->size > size - at || (best && a->size <= best->size)) continue;
-        if (memcmp(text + at, a->content, a->size) != 0) continue;
-        if (a->single_word && ((at > 0 && is_word_byte(text[at - 1])) ||
-                               (at + a->size < size && is_word_byte(text[at + a->size]))))
-            continue;
-        best = a;
+    if (!t->rules.coded || !t->byte_level) return pc_bpe_word(t, e->out, word, size);
+    unsigned char small[256], *bytes = size <= sizeof small ? small : malloc(size);
+    size_t n;
+    if (!bytes) return pc_fail(PC_ERR_MEMORY, "a word of %zu bytes", size);
+    pc_status st = pc_bytes_of_name(bytes, &n, word, size)
+                       ? pc_bpe_word(t, e->out, (const char *)bytes, n)
+                       : pc_fail(PC_ERR_INPUT, "a word that is not in the byte alphabet");
+    if (bytes != small) free(bytes);
+    return st;
+}
+
+static pc_status encode_plain(const encoder *e, const char *text, size_t size)
+{
+    return pc_words_each(&e->t->rules, text, size, e->first, encode_word, (void *)e);
+}
+
+/* ---- encode: added tokens ---- */
+
+/* What a word is made of: letters, marks, digits, underscores and their kin. */
+static bool is_word_code(uint32_t code)
+{
+    if (code == 0x200C || code == 0x200D) return true;
+    switch (utf8proc_category((utf8proc_int32_t)code)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC: return true;
+    default: return code >= 0x24B6 && code <= 0x24E9;
     }
-    return best;
+}
+
+static uint32_t code_before(const char *text, size_t at)
+{
+    size_t p = at - 1;
+    while (p > 0 && ((unsigned char)text[p] & 0xC0) == 0x80) p--;
+    return pc_utf8_code((const unsigned char *)text + p, (int)(at - p));
+}
+
+static uint32_t code_at(const char *text, size_t size, size_t at)
+{
+    const unsigned char *s = (const unsigned char *)text + at;
+    return pc_utf8_code(s, pc_utf8_step(s, size - at));
+}
+
+static bool stands_alone(const char *text, size_t size, size_t begin, size_t end)
+{
+    return !(begin > 0 && is_word_code(code_before(text, begin))) &&
+           !(end < size && is_word_code(code_at(text, size, end)));
 }
 
 static size_t skip_space(const char *text, size_t size, size_t at)
@@ -169,34 +204,41 @@ static size_t back_over_space(const char *text, size_t at, size_t floor)
     return at;
 }
 
-static pc_status encode_plain(const encoder *e, const char *text, size_t size)
-{
-    return pc_words_each(&e->t->rules, text, size, encode_word, (void *)e);
-}
-
 static pc_status encode_normalised(const encoder *e, const char *text, size_t size);
 
-/* Cuts added tokens out of a text; what lies between goes on to the next stage. */
+static pc_status encode_between(const encoder *e, bool normalized, const char *text, size_t begin,
+                                size_t end)
+{
+    if (begin >= end) return PC_OK;
+    encoder part = *e;
+    part.first = e->first && begin == 0;
+    return normalized ? encode_plain(&part, text + begin, end - begin)
+                      : encode_normalised(&part, text + begin, end - begin);
+}
+
+/* Cuts added tokens out of a text, the longest at the leftmost place; what lies between goes on. */
 static pc_status cut_added(const encoder *e, bool normalized, const char *text, size_t size)
 {
-    pc_status (*const next)(const encoder *, const char *, size_t) =
-        normalized ? encode_plain : encode_normalised;
+    const pc_matcher *m = &e->t->added_match[normalized][e->parse_special];
     pc_status st = PC_OK;
     size_t done = 0;
-    for (size_t at = 0; at < size && !st;) {
-        const pc_added *a = added_at(e, normalized, text, size, at);
-        if (!a) {
-            at++;
+    for (size_t at = 0; at < size && !st && m->map.count > 0;) {
+        size_t n = 1;
+        const int64_t which =
+            pc_matcher_may_begin(m, text[at]) ? pc_matcher_find(m, &n, text + at, size - at) : -1;
+        const pc_added *a = which >= 0 ? &e->t->added[which] : NULL;
+        if (!a || (a->single_word && !stands_alone(text, size, at, at + n))) {
+            at += n; // a word that does not stand alone is passed over whole
             continue;
         }
         const size_t begin = a->lstrip ? back_over_space(text, at, done) : at;
-        size_t end = at + a->size;
+        size_t end = at + n;
         if (a->rstrip) end = skip_space(text, size, end);
-        if (begin > done) st = next(e, text + done, begin - done);
+        st = encode_between(e, normalized, text, done, begin);
         if (!st) st = pc_ids_add(e->out, a->id);
         done = at = end;
     }
-    return st || done >= size ? st : next(e, text + done, size - done);
+    return st ? st : encode_between(e, normalized, text, done, size);
 }
 
 static pc_status encode_normalised(const encoder *e, const char *text, size_t size)
@@ -204,110 +246,48 @@ static pc_status encode_normalised(const encoder *e, const char *text, size_t si
     const char *normal;
     char *owned;
     size_t n;
-    pc_status st = pc_words_normalise(&e->t->rules, &normal, &n, &owned, text, size);
+    pc_status st = pc_normal_run(&e->t->normal, &normal, &n, &owned, text, size);
     if (!st) st = cut_added(e, true, normal, n);
     free(owned);
+    return st;
+}
+
+/* ---- encode: the whole ---- */
+
+/* User-defined pieces are whole wherever they stand; what lies between is merged. */
+static pc_status encode_own(const pc_tokenizer *t, pc_ids *out, const char *text, size_t size)
+{
+    pc_buffer normal = {0};
+    pc_status st = pc_sentencepiece_normal(t, &normal, text, size);
+    size_t done = 0;
+    for (size_t at = 0; at < normal.used && !st && t->defined.map.count > 0;) {
+        size_t n = 0;
+        const int64_t id =
+            pc_matcher_may_begin(&t->defined, normal.data[at])
+                ? pc_matcher_find(&t->defined, &n, normal.data + at, normal.used - at)
+                : -1;
+        if (id < 0) {
+            at++;
+            continue;
+        }
+        st = pc_bpe_word(t, out, normal.data + done, at - done);
+        if (!st) st = pc_ids_add(out, (int32_t)id);
+        done = at += n;
+    }
+    if (!st && done < normal.used) st = pc_bpe_word(t, out, normal.data + done, normal.used - done);
+    free(normal.data);
     return st;
 }
 
 pc_status pc_tokenizer_encode(const pc_tokenizer *t, pc_ids *out, const char *text, size_t size,
                               bool parse_special)
 {
-    const encoder e = {t, out, parse_special};
+    const encoder e = {t, out, parse_special, true};
+    if (t->sp.on) return encode_own(t, out, text, size);
     if (pc_utf8_valid(text, size)) return cut_added(&e, false, text, size);
     char *repaired = pc_utf8_repaired(text, size, &size);
     if (!repaired) return pc_fail(PC_ERR_MEMORY, "a text of %zu bytes", size);
     pc_status st = cut_added(&e, false, repaired, size);
     free(repaired);
     return st;
-}
-
-/* ---- decode ---- */
-
-static pc_status check_id(const pc_tokenizer *t, int32_t id)
-{
-    if (id < 0 || id >= t->vocab || t->pieces[id].size < 0)
-        return pc_fail(PC_ERR_INPUT, "token id %d is not in the vocabulary (0 to %d)", id,
-                       t->vocab - 1);
-    return PC_OK;
-}
-
-pc_status pc_tokenizer_decode(const pc_tokenizer *t, char **out, const int32_t *ids, int64_t n,
-                              bool skip_special)
-{
-    pc_status st = PC_OK;
-    size_t size = 0;
-    *out = NULL;
-    for (int64_t i = 0; i < n; i++) {
-        if ((st = check_id(t, ids[i]))) return st;
-        size += (size_t)t->pieces[ids[i]].size;
-    }
-    char *bytes = malloc(size + 1);
-    if (!bytes) return pc_fail(PC_ERR_MEMORY, "a text of %zu bytes", size);
-    size = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const pc_piece *p = &t->pieces[ids[i]];
-        if (skip_special && p->special) continue;
-        memcpy(bytes + size, t->pool + p->at, (size_t)p->size);
-        size += (size_t)p->size;
-    }
-    bytes[size] = '\0';
-    if (pc_utf8_valid(bytes, size)) {
-        *out = bytes;
-        return PC_OK;
-    }
-    *out = pc_utf8_repaired(bytes, size, &size);
-    free(bytes);
-    return *out ? PC_OK : pc_fail(PC_ERR_MEMORY, "a text of %zu bytes", size);
-}
-
-/* ---- streaming ---- */
-
-size_t pc_stream_room(const pc_tokenizer *t)
-{
-    return 3 * ((size_t)t->longest + sizeof((pc_stream_decoder *)0)->held) + 1;
-}
-
-pc_status pc_stream_decode(pc_stream_decoder *d, int32_t id, char *buf, size_t size)
-{
-    const pc_tokenizer *t = d->tokenizer;
-    pc_status st = check_id(t, id);
-    PC_ASSERT(size >= 1, "no room for the end of a text");
-    buf[0] = '\0';
-    if (st) return st;
-    const pc_piece *p = &t->pieces[id];
-    if (p->special) return PC_OK;
-    const size_t n = (size_t)d->held_count + (size_t)p->size;
-    unsigned char small[256], *bytes = n <= sizeof small ? small : malloc(n);
-    if (!bytes) return pc_fail(PC_ERR_MEMORY, "a token of %zu bytes", n);
-    memcpy(bytes, d->held, (size_t)d->held_count);
-    memcpy(bytes + d->held_count, t->pool + p->at, (size_t)p->size);
-
-    size_t used = 0, i = 0;
-    for (int step; i < n && (step = pc_utf8_step(bytes + i, n - i)) != 0;) {
-        const size_t add = step > 0 ? (size_t)step : 3;
-        if (used + add + 1 > size) {
-            st = pc_fail(PC_ERR_INPUT, "token %d needs a buffer of %zu bytes, %zu were given", id,
-                         pc_stream_room(t), size);
-            break;
-        }
-        memcpy(buf + used, step > 0 ? (const void *)(bytes + i) : (const void *)"\xEF\xBF\xBD",
-               add);
-        used += add;
-        i += (size_t)(step > 0 ? step : -step);
-    }
-    if (!st) {
-        buf[used] = '\0';
-        d->held_count = (int)(n - i); // the beginning of a character: three bytes at most
-        memcpy(d->held, bytes + i, n - i);
-    }
-    if (bytes != small) free(bytes);
-    return st;
-}
-
-void pc_stream_flush(pc_stream_decoder *d, char *buf, size_t size)
-{
-    PC_ASSERT(size >= 4, "a buffer of %zu bytes for one character", size);
-    strcpy(buf, d->held_count ? "\xEF\xBF\xBD" : "");
-    d->held_count = 0;
 }

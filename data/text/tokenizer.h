@@ -1,10 +1,10 @@
 /*
  * tokenizer.h - text to token ids and back.
  *
- * A byte-level BPE in the layout of a `tokenizer.json` (model type BPE, byte-level pre-tokeniser, added tokens),
- * so that others read what we train. Other kinds join behind the same calls.
- * Ids of special tokens come from added tokens; decoding concatenates bytes and never emits half a character
- * when streamed.
+ * Byte-level BPE (GPT-2, Qwen2, DeepSeek, Llama 3), BPE with byte fallback (Llama, Mistral), SentencePiece, CLIP's
+ * BPE and tiktoken, from any of the files in which they are published and from a GGUF. Whatever it was read from, a
+ * tokenizer is written as a `tokenizer.json` (pc_tokenizer_json) that others read and that comes back identical here.
+ * Streamed text never ends in half a character.
  */
 #ifndef PC_DATA_TOKENIZER_H
 #define PC_DATA_TOKENIZER_H
@@ -20,11 +20,24 @@ typedef struct pc_ids {
 void pc_ids_close(pc_ids *ids);
 pc_status pc_ids_add(pc_ids *ids, int32_t id);
 
-pc_status pc_tokenizer_parse(pc_tokenizer **out, const char *json,
-                             size_t size); // text of a tokenizer.json
-// A file, or a directory that holds a tokenizer.json. Beside a file of that name a tokenizer_config.json says which
-// tokens begin, end and pad texts; otherwise their usual names do.
+// The text of a tokenizer.json.
+pc_status pc_tokenizer_parse(pc_tokenizer **out, const char *json, size_t size);
+// SentencePiece's tokenizer.model: encodes and decodes exactly as its own library does.
+pc_status pc_tokenizer_sentencepiece_parse(pc_tokenizer **out, const void *bytes, size_t size);
+// tiktoken's lines of base64 and rank, with Qwen's special tokens (Llama 3's when there are 128,000).
+pc_status pc_tokenizer_tiktoken_parse(pc_tokenizer **out, const char *text, size_t size);
+// vocab.json and merges.txt; `kind`: a tokenizer_class or model_type ("CLIPTokenizer", "qwen2"), NULL: by the pieces.
+pc_status pc_tokenizer_merges_parse(pc_tokenizer **out, const char *vocab, size_t vocab_size,
+                                    const char *merges, size_t merges_size, const char *kind);
+// CLIP's bpe_simple_vocab_16e6.txt.gz.
+pc_status pc_tokenizer_clip_gz_parse(pc_tokenizer **out, const void *bytes, size_t size);
+
+// Any of these files, or a folder with one: tokenizer.json first, else tokenizer.model, else vocab.json with
+// merges.txt, else *.tiktoken. tokenizer_config.json, special_tokens_map.json and added_tokens.json of the folder say
+// which tokens begin, end and pad texts (otherwise their usual names do) and which were added. A tokenizer.model with
+// such files beside it is read as Hugging Face's classes do; alone, or given by its own name, as its library does.
 pc_status pc_tokenizer_open(pc_tokenizer **out, const char *path);
+bool pc_tokenizer_in(const char *folder); // it holds one of these files
 
 // A vocabulary given as arrays: what the metadata of a GGUF holds. Everything is copied.
 typedef struct pc_tokenizer_parts {
@@ -67,12 +80,19 @@ pc_status pc_tokenizer_encode(const pc_tokenizer *t, pc_ids *out, const char *te
 pc_status pc_tokenizer_decode(const pc_tokenizer *t, char **out, const int32_t *ids, int64_t n,
                               bool skip_special);
 
-// Streaming: feed ids one by one; text is emitted as soon as its characters are whole.
+// The same with the text's size, for texts that hold NUL bytes.
+pc_status pc_tokenizer_decode_sized(const pc_tokenizer *t, char **out, size_t *size,
+                                    const int32_t *ids, int64_t n, bool skip_special);
+
+// Streaming: feed ids one by one; text is emitted as soon as its characters are whole. The pieces together are what
+// pc_tokenizer_decode gives without special tokens, but for CLIP's, which trims the end of a whole text.
+enum { PC_STREAM_HELD = 120 };
 typedef struct pc_stream_decoder {
     const pc_tokenizer *tokenizer;
-    unsigned char held[8];
-    int held_count;
-} pc_stream_decoder;
+    unsigned char held[PC_STREAM_HELD]; // bytes that are no whole character yet
+    int held_count, stripped;
+    bool begun, text_begun, mark_seen, strip_over, space_waits;
+} pc_stream_decoder; // all zero but the tokenizer at the beginning
 // Writes whole characters into buf (NUL-terminated, at most size-1 bytes); flush at the end emits U+FFFD for a rest.
 // Special tokens give no text. pc_stream_room bytes are enough for any token.
 size_t pc_stream_room(const pc_tokenizer *t);

@@ -182,7 +182,7 @@ pc_status pc_tokenizer_from_parts(pc_tokenizer **out, const pc_tokenizer_parts *
     pc_status st = PC_OK;
     if (json_object_set_new(root, "model", model)) st = pc_fail(PC_ERR_MEMORY, "a tokenizer");
     if (!st) st = compose(root, model, parts);
-    if (!st) st = pc_tokenizer_build(out, root);
+    if (!st) st = pc_tokenizer_build(out, root, NULL);
     json_decref(root);
     return pc_context(st, "vocabulary");
 }

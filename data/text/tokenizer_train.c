@@ -186,7 +186,7 @@ static pc_status count_behind_space(trainer *w, const char *text, size_t size)
     if (n == 0 || n == sizeof word - 2) return PC_OK;
     memcpy(word + 1, text, n);
     first_word f = {w, false};
-    return pc_words_each(&w->rules, word, n + 1, count_first, &f);
+    return pc_words_each(&w->rules, word, n + 1, true, count_first, &f);
 }
 
 typedef struct last_word {
@@ -209,7 +209,7 @@ static pc_status count_before_newline(trainer *w, const char *text, size_t size)
     memcpy(tail, text + size - n, n);
     tail[n] = '\n';
     last_word last = {0};
-    pc_status st = pc_words_each(&w->rules, tail, n + 1, note_last, &last);
+    pc_status st = pc_words_each(&w->rules, tail, n + 1, true, note_last, &last);
     if (st || last.size < 2 || last.word[0] == '\n') return st;
     return count_word(w, last.word, last.size);
 }
@@ -219,8 +219,8 @@ static pc_status count_piece(trainer *w, const char *text, size_t size)
     const char *normal;
     char *owned;
     size_t n;
-    pc_status st = pc_words_normalise(&w->rules, &normal, &n, &owned, text, size);
-    if (!st) st = pc_words_each(&w->rules, normal, n, count_word, w);
+    pc_status st = pc_normal_nfc(&normal, &n, &owned, text, size);
+    if (!st) st = pc_words_each(&w->rules, normal, n, true, count_word, w);
     if (!st) st = count_behind_space(w, normal, n);
     if (!st && n > 0) st = count_before_newline(w, normal, n);
     free(owned);
@@ -495,11 +495,11 @@ pc_status pc_tokenizer_train(pc_tokenizer **out, const char *const *texts, int64
         return pc_fail(PC_ERR_INPUT,
                        "a vocabulary of %d is too small: 256 bytes and %d special tokens need %d",
                        vocab, n_specials, 256 + n_specials);
-    trainer w = {.rules = {.nfc = true}, .vocab = json_object(), .merges = json_array()};
+    trainer w = {.vocab = json_object(), .merges = json_array()};
     if (!w.vocab || !w.merges) st = pc_fail(PC_ERR_MEMORY, "a vocabulary");
     for (int i = 0; i < n_specials && !st; i++)
         if (!*specials[i]) st = pc_fail(PC_ERR_INPUT, "an empty special token");
-    if (st || (st = pc_word_rules_split(&w.rules, pc_pattern_qwen2, false))) goto out;
+    if (st || (st = pc_word_rules_split(&w.rules, pc_pattern_qwen2))) goto out;
     for (int64_t i = 0; i < n && !st; i++) st = count_text(&w, texts[i], specials, n_specials);
     if (st || (st = add_bytes(&w)) || (st = lay_out_words(&w))) goto out;
     if ((st = merge_until(&w, vocab - n_specials))) goto out;

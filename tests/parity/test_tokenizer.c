@@ -126,25 +126,6 @@ static void test_qwen2_cases(void **state)
     pc_tokenizer_close(t);
 }
 
-/* Kinds that are not read yet say so, and do not half work. */
-static void test_other_kinds(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *name, *word;
-    } kinds[] = {{"clip_bpe", "</w>"}, {"llama_spm", "byte_fallback"}};
-    for (int i = 0; i < 2; i++) {
-        char path[256];
-        pc_tokenizer *t = NULL;
-        snprintf(path, sizeof path, "goldens/tokenizers/%s", kinds[i].name);
-        if (!shared_path(path)) skip();
-        assert_int_equal(pc_tokenizer_open(&t, shared_path(path)), PC_ERR_FORMAT);
-        assert_null(t);
-        assert_non_null(strstr(pc_error_text(), kinds[i].word));
-        assert_non_null(strstr(pc_error_text(), "not supported yet"));
-    }
-}
-
 /* ---- conversations ---- */
 
 typedef struct chat {
@@ -300,7 +281,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_qwen2_cases),
-        cmocka_unit_test(test_other_kinds),
         cmocka_unit_test(test_chatml),
         cmocka_unit_test(test_vicuna),
     };
