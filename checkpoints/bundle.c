@@ -191,11 +191,8 @@ static pc_status dir_image(pc_bundle *b, const char *dir, const json_t *config)
 // A tokenizer of a kind that is not read does not keep the weights from being used.
 static pc_status dir_tokenizer(pc_bundle *b, const char *dir)
 {
-    char path[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/tokenizer.json", dir) >= (int)sizeof path)
-        return pc_fail(PC_ERR_INPUT, "path is too long: '%.200s'", dir);
-    if (!pc_file_exists(path)) return PC_OK;
-    pc_status st = pc_tokenizer_open(&b->tokenizer, path);
+    if (!pc_tokenizer_in(dir)) return PC_OK;
+    pc_status st = pc_tokenizer_open(&b->tokenizer, dir);
     if (st == PC_ERR_MEMORY || st == PC_ERR_IO) return st;
     if (st) pc_warn("opened without its tokenizer: %s", pc_error_text());
     return PC_OK;
