@@ -10,6 +10,7 @@
  */
 #include "checkpoints/tensor_set.h"
 #include "checkpoints/numbers.h"
+#include "checkpoints/pickle.h"
 
 #include "model/core/file.h"
 #include "model/core/log.h"
@@ -169,8 +170,9 @@ static pc_status add_file(pc_safetensors *s, const char *path)
     pc_status st = PC_OK;
     pc_mapping *m = NULL;
     size_t start = 0;
-    if ((st = pc_set_map(s, &m, path, 8)) || (st = parse_header(m, &start)) ||
-        (st = pc_set_reserve(s, json_object_size(m->header))))
+    if ((st = pc_set_map(s, &m, path, 8))) return st;
+    if (pc_pickle_is(m->base, m->size)) return pc_pickle_add(s, s->files - 1);
+    if ((st = parse_header(m, &start)) || (st = pc_set_reserve(s, json_object_size(m->header))))
         return st;
     const unsigned char *data = m->base + start;
     const size_t size = m->size - start;
@@ -321,7 +323,8 @@ pc_status pc_safetensors_open(pc_safetensors **out, const char *path)
 
 pc_status pc_safetensors_open_dir(pc_safetensors **out, const char *dir)
 {
-    static const char *const names[] = {"model.safetensors", "model.safetensors.index.json"};
+    static const char *const names[] = {"model.safetensors", "model.safetensors.index.json",
+                                        "pytorch_model.bin", "pytorch_model.bin.index.json"};
     char path[PATH_MAX];
     *out = NULL;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -329,12 +332,8 @@ pc_status pc_safetensors_open_dir(pc_safetensors **out, const char *dir)
             return pc_fail(PC_ERR_INPUT, "path is too long: '%s'", dir);
         if (pc_file_exists(path)) return pc_safetensors_open(out, path);
     }
-    if (snprintf(path, sizeof path, "%s/pytorch_model.bin", dir) < (int)sizeof path &&
-        pc_file_exists(path))
-        return pc_fail(PC_ERR_FORMAT,
-                       "'%s' has only pytorch_model.bin; convert it to model.safetensors first",
-                       dir);
-    return pc_fail(PC_ERR_INPUT, "'%s' has neither %s nor %s", dir, names[0], names[1]);
+    return pc_fail(PC_ERR_INPUT, "'%s' has neither %s nor %s, nor PyTorch's %s", dir, names[0],
+                   names[1], names[2]);
 }
 
 /* ---- numbers ---- */
