@@ -249,9 +249,10 @@ static const pc_family *gguf_family(const pc_model_config *c)
 {
     const pc_decoder_config *d = &c->vlm.decoder;
     const char *text = d->qkv_bias ? "qwen2" : d->window ? "mistral" : "llama";
-    const char *eyes = c->vlm.visual == PC_VISUAL_TILES
-                           ? (c->vlm.max_tiles ? "llava_onevision" : "llava_next")
-                           : "llava";
+    const char *eyes = c->vlm.visual == PC_VISUAL_GRID    ? "qwen2_vl"
+                       : c->vlm.visual != PC_VISUAL_TILES ? "llava"
+                       : c->vlm.max_tiles                 ? "llava_onevision"
+                                                          : "llava_next";
     return pc_family_find(c->vlm.vision.L ? eyes : text);
 }
 

@@ -14,7 +14,7 @@
 
 #define MOST ((int64_t)1 << 24)
 
-static const char *const architectures[] = {"llama", "qwen2"};
+static const char *const architectures[] = {"llama", "qwen2", "qwen2vl"};
 enum { ARCHITECTURES = sizeof architectures / sizeof *architectures };
 
 static pc_status architecture(char *out, size_t size, const pc_gguf *g)
@@ -33,8 +33,8 @@ static pc_status known_architecture(const char *name)
         if (!strcmp(name, architectures[i])) return PC_OK;
     const char *near = pc_nearest(name, architectures, ARCHITECTURES);
     return pc_fail(PC_ERR_FORMAT,
-                   "architecture '%.60s' is not known here%s%s%s (known: llama, qwen2)", name,
-                   near ? "; nearest: '" : "", near ? near : "", near ? "'" : "");
+                   "architecture '%.60s' is not known here%s%s%s (known: llama, qwen2, qwen2vl)",
+                   name, near ? "; nearest: '" : "", near ? near : "", near ? "'" : "");
 }
 
 // "ARCH.key" in one of 4 buffers used in turn.
@@ -107,6 +107,27 @@ static pc_status rope(pc_rope_config *r, const pc_gguf *g, const char *arch, int
     return rope_divisors(r, g, D);
 }
 
+// How many frequencies turn with frame, row and column; the file has a fourth, 0.
+static pc_status sections(pc_decoder_config *d, const pc_gguf *g, const char *arch)
+{
+    int32_t *list = NULL;
+    int64_t n = 0, sum = 0;
+    const char *key = in(arch, "rope.dimension_sections");
+    pc_status st = pc_gguf_ints(&list, &n, g, key);
+    if (st || strcmp(arch, "qwen2vl")) goto out;
+    for (int64_t i = 0; i < n && i < PC_ROPE_AXES; i++) {
+        if (list[i] < 0 || list[i] > d->D) n = 0;
+        sum += d->mrope[i] = n ? list[i] : 0;
+    }
+    if (n < PC_ROPE_AXES || sum != d->D / 2)
+        st =
+            pc_fail(PC_ERR_FORMAT, "key '%s': %lld frequencies in %lld counts; expected %lld in %d",
+                    key, (long long)sum, (long long)n, (long long)(d->D / 2), PC_ROPE_AXES);
+out:
+    free(list);
+    return st;
+}
+
 /* ---- the decoder ---- */
 
 static pc_status decoder_sizes(pc_decoder_config *d, const pc_gguf *g, const char *arch)
@@ -136,24 +157,32 @@ static pc_status decoder_sizes(pc_decoder_config *d, const pc_gguf *g, const cha
     return PC_OK;
 }
 
+static int64_t find_token(const pc_gguf_span *tokens, int64_t n, const char *name)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (tokens[i].size == strlen(name) && !memcmp(tokens[i].text, name, tokens[i].size))
+            return i;
+    return -1;
+}
+
 // The id that stands for an image: said by our own exports; otherwise the token of that name; otherwise the id behind
 // the last, which no text can have.
-static pc_status image_id(int64_t *out, const pc_gguf *g, int64_t V)
+static pc_status image_ids(pc_vlm_config *c, const pc_gguf *g)
 {
     static const char *const names[] = {"<image>", "<|image_pad|>", "<image_placeholder>"};
+    const int64_t V = c->decoder.V;
     pc_gguf_span *tokens = NULL;
-    int64_t n = 0;
-    if (pc_gguf_has(g, "percept.image_token_id"))
-        return pc_gguf_int(out, g, "percept.image_token_id", 0, 0, V);
-    const pc_status st = pc_gguf_strings(&tokens, &n, g, "tokenizer.ggml.tokens");
-    *out = V;
-    for (int64_t i = 0; i < n && i < V && *out == V; i++)
-        for (size_t k = 0; k < sizeof names / sizeof *names; k++)
-            if (tokens[i].size == strlen(names[k]) &&
-                !memcmp(tokens[i].text, names[k], tokens[i].size))
-                *out = i;
+    int64_t n = 0, image = -1, film;
+    pc_status st = pc_gguf_strings(&tokens, &n, g, "tokenizer.ggml.tokens");
+    if (n > V) n = V;
+    for (size_t k = 0; k < sizeof names / sizeof *names && image < 0; k++)
+        image = find_token(tokens, n, names[k]);
+    film = pc_decoder_axes(&c->decoder) ? find_token(tokens, n, "<|video_pad|>") : -1;
     free(tokens);
-    return st;
+    if (st ||
+        (st = pc_gguf_int(&c->image_id, g, "percept.image_token_id", image < 0 ? V : image, 0, V)))
+        return st;
+    return pc_gguf_int(&c->video_id, g, "percept.video_token_id", film < 0 ? 0 : film, 0, V - 1);
 }
 
 pc_status pc_gguf_decoder_config(pc_model_config *out, bool *llama, const pc_gguf *g)
@@ -164,7 +193,8 @@ pc_status pc_gguf_decoder_config(pc_model_config *out, bool *llama, const pc_ggu
     pc_decoder_config *d = &c->decoder;
     pc_status st;
     if ((st = architecture(arch, sizeof arch, g)) || (st = known_architecture(arch)) ||
-        (st = decoder_sizes(d, g, arch)) || (st = rope(&d->rope, g, arch, d->D)))
+        (st = decoder_sizes(d, g, arch)) || (st = rope(&d->rope, g, arch, d->D)) ||
+        (st = sections(d, g, arch)))
         return st;
     *llama = !strcmp(arch, "llama");
     out->kind = PC_MODEL_VLM;
@@ -180,7 +210,7 @@ pc_status pc_gguf_decoder_config(pc_model_config *out, bool *llama, const pc_ggu
     d->tied = !pc_gguf_find(&t, g, "output.weight");
     d->qkv_bias = pc_gguf_find(&t, g, "blk.0.attn_q.bias");
     d->std = 0.02;
-    if ((st = image_id(&c->image_id, g, d->V))) return st;
+    if ((st = image_ids(c, g))) return st;
     return pc_decoder_validate(d);
 }
 
@@ -193,7 +223,7 @@ static pc_status tower_sizes(pc_vision_config *v, const pc_gguf *g)
                           1 << 14)) ||
         (st = pc_gguf_int(&v->patch, g, "clip.vision.patch_size", PC_GGUF_NEEDED, 1, 1 << 10)) ||
         (st = pc_gguf_int(&v->C, g, "clip.vision.embedding_length", PC_GGUF_NEEDED, 1, 1 << 20)) ||
-        (st = pc_gguf_int(&v->F, g, "clip.vision.feed_forward_length", PC_GGUF_NEEDED, 1,
+        (st = pc_gguf_int(&v->F, g, "clip.vision.feed_forward_length", PC_GGUF_NEEDED, 0,
                           1 << 22)) ||
         (st = pc_gguf_int(&v->L, g, "clip.vision.block_count", PC_GGUF_NEEDED, 1, 1 << 12)) ||
         (st = pc_gguf_int(&v->H, g, "clip.vision.attention.head_count", PC_GGUF_NEEDED, 1,
@@ -244,6 +274,10 @@ static pc_status tower(pc_vision_config *v, pc_gguf_spelling *spelling, const pc
     v->pre_norm = has(g, "v.pre_ln.weight");
     v->post_norm = has(g, "v.post_ln.weight");
     v->head = PC_HEAD_NONE;
+    // The first converters of Qwen2-VL wrote 0.
+    if (!v->F && dims(g, "v.blk.0.ffn_up.weight", 2, down))
+        v->F = down[0] == v->C ? down[1] : down[0];
+    if (!v->F) return pc_fail(PC_ERR_FORMAT, "key 'clip.vision.feed_forward_length' is 0");
     // fc1 (F,C) under the name ffn_down: the first converters' way.
     spelling->swapped =
         dims(g, "v.blk.0.ffn_down.weight", 2, down) && down[1] == v->C && v->F != v->C;
@@ -269,39 +303,59 @@ static pc_status feature_layer(int64_t *out, const pc_gguf *g, int64_t L)
     return st;
 }
 
-// *found false: a tower alone.
-static pc_status projector_type(bool *found, const pc_gguf *g)
+enum { NO_PROJECTOR, MLP, MERGER };
+
+static pc_status projector_type(int *out, const pc_gguf *g)
 {
     char *type = NULL;
     pc_status st = pc_gguf_text(&type, g, "clip.projector_type");
     if (!st && !type) st = pc_gguf_text(&type, g, "clip.vision.projector_type");
-    *found = type || has(g, "mm.0.weight");
-    if (!st && type && strcmp(type, "mlp"))
-        st = pc_fail(PC_ERR_FORMAT, "projector type '%.40s' is not known here; expected mlp", type);
+    *out = type && !strcmp(type, "qwen2vl_merger") ? MERGER
+           : type || has(g, "mm.0.weight")         ? MLP
+                                                   : NO_PROJECTOR;
+    if (!st && type && *out == MLP && strcmp(type, "mlp"))
+        st = pc_fail(PC_ERR_FORMAT,
+                     "projector type '%.40s' is not known here; expected mlp or qwen2vl_merger",
+                     type);
     free(type);
     return st;
 }
 
-static pc_status projector(pc_projector_config *p, const pc_gguf *g, const pc_vision_config *v)
+static pc_status projector(pc_projector_config *p, const pc_gguf *g, const pc_vision_config *v,
+                           int type)
 {
-    int64_t first[2], second[2];
-    bool found;
-    pc_status st = projector_type(&found, g);
-    if (st || !found) return st;
-    if (!dims(g, "mm.0.weight", 2, first))
-        return pc_fail(PC_ERR_FORMAT, "tensor 'mm.0.weight' is missing, or no matrix");
+    const char *last = type == MERGER ? "mm.2.weight" : "mm.0.weight";
+    int64_t d2[2], second[2];
     char *act = NULL;
-    if ((st = pc_gguf_text(&act, g, "percept.projector.act"))) return st;
+    if (type == NO_PROJECTOR) return PC_OK;
+    if (!dims(g, last, 2, d2))
+        return pc_fail(PC_ERR_FORMAT, "tensor '%s' is missing, or no matrix", last);
+    const pc_status st = pc_gguf_text(&act, g, "percept.projector.act");
+    if (st) return st;
     *p = (pc_projector_config){
         .depth = dims(g, "mm.2.weight", 2, second) ? 2 : 1,
         .in = v->C,
-        .out = first[0],
+        .out = d2[0],
         .bias = has(g, "mm.0.bias"),
         .act = act && !strcmp(act, "gelu_pytorch_tanh") ? PC_ACT_GELU_TANH : PC_ACT_GELU,
         .std = 0.02,
     };
     free(act);
     return PC_OK;
+}
+
+// Qwen2-VL's tower: images of any size, so that the file's image_size means nothing.
+static pc_status grid(pc_vlm_config *c, const pc_gguf *g)
+{
+    pc_vision_config *v = &c->vision;
+    c->visual = PC_VISUAL_GRID;
+    c->feature_layer = -1;
+    v->post_norm = false; // "v.post_ln" is the merger's
+    v->frames = has(g, "v.patch_embd.weight.1") ? 2 : 1;
+    v->theta = 10000.0;
+    const pc_status st = pc_gguf_int(&c->merge, g, "clip.vision.spatial_merge_size", 2, 1, 64);
+    v->image_size = 16 * c->merge * v->patch;
+    return st;
 }
 
 static pc_status three(double out[3], const pc_gguf *g, const char *key)
@@ -373,6 +427,14 @@ static pc_status image(pc_image_config *out, const pc_gguf *g, const pc_vlm_conf
         out->kind = PC_IMAGE_TILES;
         out->pinpoints = c->pinpoints;
     }
+    if (c->visual == PC_VISUAL_GRID) { // the class's own limits of the area
+        out->kind = PC_IMAGE_PATCHES;
+        out->patch = c->vision.patch;
+        out->temporal = c->vision.frames;
+        out->merge = c->merge;
+        out->min_pixels = 56 * 56;
+        out->max_pixels = 28 * 28 * 1280;
+    }
     for (int i = 0; i < 3; i++)
         if (!(out->std[i] > 0.0))
             return pc_fail(PC_ERR_FORMAT,
@@ -386,6 +448,7 @@ pc_status pc_gguf_eyes_config(pc_model_config *out, pc_image_config *pictures,
 {
     char arch[64];
     bool vision = false;
+    int type = NO_PROJECTOR;
     pc_vlm_config *c = &out->vlm;
     pc_status st;
     if ((st = architecture(arch, sizeof arch, g))) return st;
@@ -394,10 +457,13 @@ pc_status pc_gguf_eyes_config(pc_model_config *out, pc_image_config *pictures,
     if ((st = pc_gguf_bool(&vision, g, "clip.has_vision_encoder", false))) return st;
     if (!vision) return pc_fail(PC_ERR_FORMAT, "key 'clip.has_vision_encoder' is not true");
     out->kind = PC_MODEL_VLM;
-    if ((st = tower(&c->vision, spelling, g)) || (st = projector(&c->projector, g, &c->vision)) ||
-        (st = feature_layer(&c->feature_layer, g, c->vision.L)) || (st = tiles(c, spelling, g)) ||
-        (st = image(pictures, g, c)))
+    if ((st = projector_type(&type, g)) || (st = tower(&c->vision, spelling, g)) ||
+        (st = projector(&c->projector, g, &c->vision, type)))
         return st;
+    st = type == MERGER ? grid(c, g) : feature_layer(&c->feature_layer, g, c->vision.L);
+    if (!st && type != MERGER) st = tiles(c, spelling, g);
+    if (!st) st = image(pictures, g, c);
+    if (st) return st;
     c->feature_norm = c->projector.depth && c->vision.post_norm;
-    return pc_vision_validate(&c->vision);
+    return type == MERGER ? PC_OK : pc_vision_validate(&c->vision);
 }

@@ -215,6 +215,15 @@ static void put_decoder(pc_gguf_writer *w, const pc_decoder_config *d, const cha
     }
 }
 
+static void put_sections(pc_gguf_writer *w, const pc_decoder_config *d, const char *arch)
+{
+    char key[96];
+    int32_t list[PC_ROPE_AXES + 1] = {0};
+    for (int i = 0; i < PC_ROPE_AXES; i++) list[i] = (int32_t)d->mrope[i];
+    pc_gguf_put_i32s(w, in(arch, "rope.dimension_sections", key, sizeof key), list,
+                     PC_ROPE_AXES + 1);
+}
+
 static const char *act_name(pc_act act)
 {
     return act == PC_ACT_GELU_TANH ? "gelu_pytorch_tanh" : "gelu";
@@ -250,6 +259,7 @@ static pc_status put_eyes(pc_gguf_writer *w, const pc_gguf_source *s)
     const pc_model_config *c = s->config;
     const pc_vision_config *v = pc_gguf_tower(c);
     const bool vlm = c->kind == PC_MODEL_VLM;
+    const bool merger = vlm && c->vlm.visual == PC_VISUAL_GRID;
     const pc_image_config usual = pc_image_config_default(v->image_size);
     const pc_image_config *image = s->image ? s->image : &usual;
     float mean[3], std[3];
@@ -266,10 +276,9 @@ static pc_status put_eyes(pc_gguf_writer *w, const pc_gguf_source *s)
         {"clip.vision.attention.head_count", v->H},
     };
     pc_gguf_put_bool(w, "clip.has_vision_encoder", true);
-    if (vlm) {
-        pc_gguf_put_bool(w, "clip.has_llava_projector", true);
-        pc_gguf_put_text(w, "clip.projector_type", "mlp");
-    }
+    if (vlm && !merger) pc_gguf_put_bool(w, "clip.has_llava_projector", true);
+    if (vlm) pc_gguf_put_text(w, "clip.projector_type", merger ? "qwen2vl_merger" : "mlp");
+    if (merger) pc_gguf_put_u32(w, "clip.vision.spatial_merge_size", (uint32_t)c->vlm.merge);
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         pc_gguf_put_u32(w, counts[i].key, (uint32_t)counts[i].v);
     pc_gguf_put_f32(w, "clip.vision.attention.layer_norm_epsilon", v->eps);
@@ -286,7 +295,7 @@ static pc_status put_eyes(pc_gguf_writer *w, const pc_gguf_source *s)
     }
     if (v->act == PC_ACT_SILU) pc_gguf_put_bool(w, "clip.use_silu", true);
     // All blocks are in the file. Without the key all but the last run, which is what -2 means.
-    if (vlm && c->vlm.feature_layer != -2) {
+    if (vlm && !merger && c->vlm.feature_layer != -2) {
         const int32_t layer = (int32_t)(v->L + 1 + c->vlm.feature_layer);
         pc_gguf_put_i32s(w, "clip.vision.feature_layer", &layer, 1);
     }
@@ -301,7 +310,10 @@ static pc_status put_text_file(pc_gguf_writer *w, const pc_gguf_source *s)
     const pc_decoder_config *d = &c->vlm.decoder;
     pc_status st = PC_OK;
     put_decoder(w, d, pc_gguf_architecture(c));
+    if (pc_decoder_axes(d)) put_sections(w, d, pc_gguf_architecture(c));
     if (c->vlm.vision.L) pc_gguf_put_u32(w, "percept.image_token_id", (uint32_t)c->vlm.image_id);
+    if (c->vlm.vision.L && c->vlm.video_id)
+        pc_gguf_put_u32(w, "percept.video_token_id", (uint32_t)c->vlm.video_id);
     if (s->tokenizer_json)
         st = pc_gguf_put_vocabulary(w, s->tokenizer_json, s->tokenizer_size, d->V, s->bos, s->eos,
                                     s->pad);
@@ -312,6 +324,29 @@ static pc_status put_text_file(pc_gguf_writer *w, const pc_gguf_source *s)
 }
 
 /* ---- numbers ---- */
+
+static pc_status grow(float **buf, int64_t *room, int64_t need, const char *name)
+{
+    if (need <= *room) return PC_OK;
+    float *more = realloc(*buf, (size_t)need * sizeof *more);
+    if (!more) return pc_fail(PC_ERR_MEMORY, "%lld numbers of '%s'", (long long)need, name);
+    *buf = more;
+    *room = need;
+    return PC_OK;
+}
+
+// One frame of a grid's stem, out of the whole.
+static pc_status stream_frame(pc_gguf_writer *w, const pc_gguf_source *s, const pc_alias *a,
+                              int frame, float **buf, int64_t *room)
+{
+    const pc_vision_config *v = &s->config->vlm.vision;
+    const int64_t n = pc_alias_numel(a), all = n * v->frames;
+    pc_status st = grow(buf, room, all + n, a->theirs);
+    if (!st) st = s->read(s->arg, *buf, a->ours, 0, all);
+    if (st) return st;
+    pc_gguf_take_frame(*buf + all, *buf, v, frame);
+    return pc_gguf_write(w, *buf + all, n);
+}
 
 // One tensor, in pieces of whole rows; a head's rows together where they change their order.
 static pc_status stream(pc_gguf_writer *w, const pc_gguf_source *s, const pc_alias *a, bool llama,
@@ -325,15 +360,9 @@ static pc_status stream(pc_gguf_writer *w, const pc_gguf_source *s, const pc_ali
     int64_t piece = heads ? n / heads : row > PIECE ? row : PIECE / row * row;
     if (heads && a->rank == 1) piece = n;
     const int64_t need = heads ? piece + n / heads : piece < n ? piece : n;
-    if (need > *room) {
-        float *more = realloc(*buf, (size_t)need * sizeof *more);
-        if (!more)
-            return pc_fail(PC_ERR_MEMORY, "%lld numbers of '%s'", (long long)need, a->theirs);
-        *buf = more;
-        *room = need;
-    }
+    pc_status st = grow(buf, room, need, a->theirs);
+    if (st) return st;
     const int64_t first = a->row * (n / a->dim[0]);
-    pc_status st = PC_OK;
     for (int64_t at = 0; at < n && !st; at += piece) {
         const int64_t k = n - at < piece ? n - at : piece;
         if ((st = s->read(s->arg, *buf, a->ours, first + at, k))) break;
@@ -364,16 +393,16 @@ static pc_status write_tensors(pc_gguf_writer *w, const pc_gguf_source *s,
     }
     if ((st = pc_gguf_begin(w))) goto out;
     if (divided) {
-        room = half;
-        if (!(buf = malloc((size_t)room * sizeof *buf))) {
-            st = pc_fail(PC_ERR_MEMORY, "rotary divisors");
-            goto out;
-        }
+        if ((st = grow(&buf, &room, half, "rope_freqs.weight"))) goto out;
         pc_gguf_rope_divisors(buf, &d->rope, d->D);
         if ((st = pc_gguf_write(w, buf, half))) goto out;
     }
-    for (int i = 0; i < names.count && !st; i++)
-        st = stream(w, s, &names.list[i], llama, &buf, &room);
+    for (int i = 0; i < names.count && !st; i++) {
+        const pc_alias *a = &names.list[i];
+        const int frame = pc_gguf_frame(a, c);
+        st = frame < 0 ? stream(w, s, a, llama, &buf, &room)
+                       : stream_frame(w, s, a, frame, &buf, &room);
+    }
 out:
     free(buf);
     pc_aliases_close(&names);

@@ -47,7 +47,8 @@ static int64_t projector_width(const char *path)
         pc_warn("left aside: %s", pc_error_text());
         return 0;
     }
-    if (pc_gguf_find(&t, g, "mm.0.weight") && t.rank == 2) width = t.dim[0];
+    const char *const last = pc_gguf_find(&t, g, "mm.2.weight") ? "mm.2.weight" : "mm.0.weight";
+    if (pc_gguf_find(&t, g, last) && t.rank == 2) width = t.dim[0];
     pc_gguf_close(g);
     return width;
 }
@@ -338,12 +339,25 @@ static pc_status unpermute(float *x, const pc_alias *a, int64_t heads)
     return PC_OK;
 }
 
+static pc_status read_frame(float *out, const pc_gguf_model *m, const pc_gguf_tensor *t, int frame)
+{
+    float *x = malloc((size_t)t->numel * sizeof *x);
+    if (!x)
+        return pc_fail(PC_ERR_MEMORY, "tensor '%s': %lld numbers", t->name, (long long)t->numel);
+    const pc_status st = pc_gguf_floats(x, t, 0, t->numel);
+    if (!st) pc_gguf_put_frame(out, x, &m->config.vlm.vision, frame);
+    free(x);
+    return st;
+}
+
 pc_status pc_gguf_model_read(float *out, const pc_gguf_model *m, int i)
 {
     const pc_alias *a = &m->aliases.list[i];
     pc_gguf_tensor t;
     if (!find_alias(&t, m, i) || !same_shape(a, &t))
         return pc_fail(PC_ERR_FORMAT, "tensor '%s' is missing or of another shape", a->theirs);
+    const int frame = pc_gguf_frame(a, &m->config);
+    if (frame >= 0) return read_frame(out, m, &t, frame);
     pc_status st = pc_gguf_floats(out, &t, 0, t.numel);
     const int64_t heads =
         i < m->eyes_first ? pc_gguf_permuted(a, &m->config.vlm.decoder, m->llama) : 0;

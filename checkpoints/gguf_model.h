@@ -45,7 +45,8 @@ void pc_gguf_match_close(pc_gguf_match *x);
 pc_gguf_tensor pc_gguf_model_tensor(const pc_gguf_model *m, int64_t i);
 int64_t pc_gguf_model_tensors(const pc_gguf_model *m);
 
-// The numbers of alias i as our parameters have them (rows in our order).
+// The numbers of alias i as our parameters have them (rows in our order), to where its run of numbers begins in ours
+// (pc_alias_data). A frame of a grid's stem is put between the others.
 pc_status pc_gguf_model_read(float *out, const pc_gguf_model *m, int i);
 // All of them into bound f32 parameters; what is missing or misshapen is an error that names it.
 pc_status pc_gguf_model_load(pc_params *params, const pc_gguf_model *m);

@@ -25,7 +25,9 @@
 
 const char *pc_gguf_architecture(const pc_model_config *c)
 {
-    return c->vlm.decoder.qkv_bias ? "qwen2" : "llama";
+    const pc_decoder_config *d = &c->vlm.decoder;
+    if (pc_decoder_axes(d)) return "qwen2vl";
+    return d->qkv_bias ? "qwen2" : "llama";
 }
 
 const pc_vision_config *pc_gguf_tower(const pc_model_config *c)
@@ -43,10 +45,11 @@ const pc_decoder_config *pc_gguf_decoder(const pc_model_config *c)
 
 static pc_status decoder_sayable(const pc_decoder_config *d)
 {
-    const char *what = d->qk_norm           ? "query/key norms"
-                       : d->rope_2d         ? "rotary positions in two directions"
-                       : pc_decoder_axes(d) ? "several positions a row"
-                                            : NULL;
+    const char *what = d->qk_norm   ? "query/key norms"
+                       : d->rope_2d ? "rotary positions in two directions"
+                       : pc_decoder_axes(d) && !d->qkv_bias
+                           ? "several positions a row without biases"
+                           : NULL;
     if (what) return pc_fail(PC_ERR_INPUT, "a GGUF text file has no place for %s", what);
     return PC_OK;
 }
@@ -64,15 +67,23 @@ static pc_status tower_sayable(const pc_vision_config *v)
 static pc_status projector_sayable(const pc_vlm_config *c)
 {
     const pc_projector_config *p = &c->projector;
-    const char *what = c->visual != PC_VISUAL_SQUARE && c->visual != PC_VISUAL_TILES
-                           ? "eyes of this kind"
-                       : p->depth > 2 ? "a projector of more than two linears"
-                       : p->positions ? "positions behind the projector"
-                       : p->depth > 1 && p->act != PC_ACT_GELU && p->act != PC_ACT_GELU_TANH
-                           ? "another activation than GELU in the projector"
-                       : c->keep_class && c->vision.class_token ? "the class token's feature"
-                       : c->image_bidirectional                 ? "image rows that see each other"
-                                                                : NULL;
+    const bool square = c->visual == PC_VISUAL_SQUARE || c->visual == PC_VISUAL_TILES;
+    const bool gelu = p->act == PC_ACT_GELU || p->act == PC_ACT_GELU_TANH;
+    const char *what = NULL;
+    if (c->visual == PC_VISUAL_GRID)
+        what = c->vision.frames > 2 ? "patches of more than two frames" : NULL;
+    else if (!square)
+        what = "eyes of this kind";
+    else if (p->depth > 2)
+        what = "a projector of more than two linears";
+    else if (p->positions)
+        what = "positions behind the projector";
+    else if (p->depth > 1 && !gelu)
+        what = "another activation than GELU in the projector";
+    else if (c->keep_class && c->vision.class_token)
+        what = "the class token's feature";
+    else if (c->image_bidirectional)
+        what = "image rows that see each other";
     if (what) return pc_fail(PC_ERR_INPUT, "a GGUF mmproj file has no place for %s", what);
     return PC_OK;
 }
@@ -207,6 +218,20 @@ static void projector_aliases(pc_aliases *out, const pc_projector_config *p)
     }
 }
 
+// Qwen2-VL: no positions, a stem of a tensor a frame, the norm of the merger where others have the tower's.
+static void grid_aliases(pc_aliases *out, const pc_vlm_config *c, bool swapped)
+{
+    const pc_vision_config *v = &c->vision;
+    const int64_t C = v->C, p = v->patch, M = c->merge * c->merge * C;
+    for (int64_t t = 0; t < v->frames; t++)
+        pc_alias_add(out, "vision.stem.0.weight", 0, D4(C, 3, p, p), "v.patch_embd.weight%s",
+                     t ? ".1" : "");
+    for (int64_t l = 0; l < v->L; l++) tower_block(out, v, l, swapped);
+    add_pair(out, "v.post_ln", "projector.norm", 0, C, 0);
+    add_pair(out, "mm.0", "projector.linear.0", 0, M, M);
+    add_pair(out, "mm.2", "projector.linear.1", 0, c->projector.out, M);
+}
+
 pc_status pc_gguf_aliases(pc_aliases *out, const pc_model_config *c, pc_gguf_part part,
                           pc_gguf_spelling spelling)
 {
@@ -215,6 +240,10 @@ pc_status pc_gguf_aliases(pc_aliases *out, const pc_model_config *c, pc_gguf_par
     *out = (pc_aliases){0};
     if (part == PC_GGUF_DECODER) {
         decoder_aliases(out, &c->vlm.decoder);
+        return out->status;
+    }
+    if (vlm && c->vlm.visual == PC_VISUAL_GRID) {
+        grid_aliases(out, &c->vlm, spelling.swapped);
         return out->status;
     }
     tower_aliases(out, v, spelling.swapped);
@@ -254,6 +283,29 @@ void pc_gguf_unpermute_head(float *rows, float *room, int64_t D, int64_t row)
         memcpy(rows + j * row, room + 2 * j * row, size);
         memcpy(rows + (j + D / 2) * row, room + (2 * j + 1) * row, size);
     }
+}
+
+/* ---- frames of a stem ---- */
+
+int pc_gguf_frame(const pc_alias *a, const pc_model_config *c)
+{
+    if (c->kind != PC_MODEL_VLM || c->vlm.visual != PC_VISUAL_GRID) return -1;
+    if (!strcmp(a->theirs, "v.patch_embd.weight")) return 0;
+    return strcmp(a->theirs, "v.patch_embd.weight.1") ? -1 : 1;
+}
+
+void pc_gguf_take_frame(float *out, const float *ours, const pc_vision_config *v, int t)
+{
+    const int64_t n = v->patch * v->patch;
+    for (int64_t i = 0; i < 3 * v->C; i++)
+        memcpy(out + i * n, ours + (i * v->frames + t) * n, (size_t)n * sizeof *out);
+}
+
+void pc_gguf_put_frame(float *ours, const float *in, const pc_vision_config *v, int t)
+{
+    const int64_t n = v->patch * v->patch;
+    for (int64_t i = 0; i < 3 * v->C; i++)
+        memcpy(ours + (i * v->frames + t) * n, in + i * n, (size_t)n * sizeof *in);
 }
 
 /* ---- llama3 scaling as divisors ---- */

@@ -10,7 +10,7 @@
 
 typedef enum pc_gguf_part { PC_GGUF_DECODER, PC_GGUF_EYES } pc_gguf_part;
 
-// "llama" or "qwen2": what a file of this decoder is called.
+// "llama", "qwen2" or "qwen2vl": what a file of this decoder is called.
 const char *pc_gguf_architecture(const pc_model_config *c);
 // The tower and the decoder of a model; NULL where it has none.
 const pc_vision_config *pc_gguf_tower(const pc_model_config *c);
@@ -35,6 +35,12 @@ int64_t pc_gguf_permuted(const pc_alias *a, const pc_decoder_config *d, bool lla
 // of `room`, as large.
 void pc_gguf_permute_head(float *rows, float *room, int64_t D, int64_t row);
 void pc_gguf_unpermute_head(float *rows, float *room, int64_t D, int64_t row);
+
+// Frame t of the stem of grids, which is a tensor of its own in a file ("v.patch_embd.weight.1"): (C,3,p,p) of our
+// (C,3,frames,p,p). -1: the tensor is no such slice.
+int pc_gguf_frame(const pc_alias *a, const pc_model_config *c);
+void pc_gguf_take_frame(float *out, const float *ours, const pc_vision_config *v, int t);
+void pc_gguf_put_frame(float *ours, const float *in, const pc_vision_config *v, int t);
 
 // Divisors of the rotary frequencies (D/2) under llama3 scaling, and the scaling from divisors: false when they are
 // none of such a scaling.

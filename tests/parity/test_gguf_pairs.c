@@ -101,10 +101,10 @@ static void folder(const char *dir, const char *name)
 
 int main(void)
 {
-    static const char *const names[] = {"text_tiny/llama",     "text_tiny/llama3",
-                                        "text_tiny/mistral",   "text_tiny/qwen2",
-                                        "llava_tiny",          "llava_next_tiny",
-                                        "llava_onevision_tiny"};
+    static const char *const names[] = {"text_tiny/llama",      "text_tiny/llama3",
+                                        "text_tiny/mistral",    "text_tiny/qwen2",
+                                        "llava_tiny",           "llava_next_tiny",
+                                        "llava_onevision_tiny", "qwen2_vl_tiny"};
     scratch_open();
     folder(parity_own("llava"), "own");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
