@@ -3,6 +3,8 @@
  */
 #include "infer/answer.h"
 
+#include "data/images/visual.h"
+
 #include "model/core/log.h"
 
 #include <ctype.h>
@@ -73,6 +75,7 @@ static pc_status to_text(char **out, const answerer *a, const pc_generation *g)
 typedef struct prompt {
     int64_t item; // index into items
     const char *image;
+    pc_image_geometry geometry; // of the image
     pc_rendered text;
 } prompt;
 
@@ -80,9 +83,10 @@ typedef struct prompt {
 typedef struct round_ {
     pc_sequence *seq; // (sequences)
     int64_t sequences, branches, images;
-    const char **image; // (images)
-    int32_t *ids;       // all sequences' ids, one after the other
-    int64_t *ends;      // all branch ends
+    const char **image;          // (images)
+    pc_image_geometry *geometry; // (images)
+    int32_t *ids;                // all sequences' ids, one after the other
+    int64_t *ends;               // all branch ends
 } round_;
 
 static pc_status lay_out(prompt *p, const answerer *a, const answer_item *item, int64_t index,
@@ -107,6 +111,26 @@ static pc_status lay_out(prompt *p, const answerer *a, const answer_item *item, 
     return st;
 }
 
+// What each image becomes; questions about one stand next to each other.
+static pc_status measure(prompt *list, int64_t n, const answerer *a)
+{
+    const pc_vlm_config *c = &a->bundle->model.config.vlm;
+    for (int64_t i = 0; i < n; i++) {
+        prompt *p = &list[i];
+        pc_visual v;
+        if (!p->image) continue;
+        if (i && list[i - 1].image && !strcmp(list[i - 1].image, p->image)) {
+            p->geometry = list[i - 1].geometry;
+            continue;
+        }
+        const pc_status st = pc_visual_measure(&v, &a->bundle->image, c, &p->image, 1, 1);
+        if (st) return st;
+        p->geometry = v.geometry[0];
+        pc_visual_close(&v);
+    }
+    return PC_OK;
+}
+
 static int by_image(const void *x, const void *y)
 {
     const prompt *a = x, *b = y;
@@ -128,6 +152,7 @@ static void round_close(round_ *r)
 {
     free(r->seq);
     free(r->image);
+    free(r->geometry);
     free(r->ids);
     free(r->ends);
     memset(r, 0, sizeof *r);
@@ -148,7 +173,7 @@ static pc_status round_open(round_ *r, int64_t *count, const answerer *a, const 
         const bool joins = k > first && shares(&list[k - 1], &list[k]);
         const int64_t begin = joins ? list[k].text.first_turn : 0;
         const int64_t more =
-            pc_vlm_rows(c, x->list + begin, x->count - begin, NULL) + o->max_tokens;
+            pc_vlm_rows(c, x->list + begin, x->count - begin, &list[k].geometry) + o->max_tokens;
         const int64_t images = joins ? 0 : list[k].text.images;
         if (k > first && (rows + more > rows_max || r->images + images > ROUND_IMAGES)) break;
         rows += more;
@@ -159,9 +184,10 @@ static pc_status round_open(round_ *r, int64_t *count, const answerer *a, const 
     *count = k - first;
     r->seq = calloc((size_t)r->sequences, sizeof *r->seq);
     r->image = calloc((size_t)r->images + 1, sizeof *r->image);
+    r->geometry = calloc((size_t)r->images + 1, sizeof *r->geometry);
     r->ids = malloc((size_t)(ids + 1) * sizeof *r->ids);
     r->ends = malloc((size_t)*count * sizeof *r->ends);
-    if (!r->seq || !r->image || !r->ids || !r->ends) {
+    if (!r->seq || !r->image || !r->geometry || !r->ids || !r->ends) {
         round_close(r);
         return pc_fail(PC_ERR_MEMORY, "a round of %lld questions", (long long)*count);
     }
@@ -175,8 +201,13 @@ static pc_status round_open(round_ *r, int64_t *count, const answerer *a, const 
         const int64_t begin = joins ? x->first_turn : 0;
         if (!joins) {
             s = &r->seq[r->sequences++];
-            *s = (pc_sequence){.ids = to, .branch_end = r->ends + r->branches};
-            if (x->images) r->image[r->images++] = list[k].image;
+            *s = (pc_sequence){.ids = to,
+                               .branch_end = r->ends + r->branches,
+                               .images = r->geometry + r->images};
+            if (x->images) {
+                r->geometry[r->images] = list[k].geometry;
+                r->image[r->images++] = list[k].image;
+            }
             // Without words behind the prefix the prompt is one piece.
             if (x->ids.count > x->first_turn) s->prefix = x->first_turn;
         }
@@ -192,34 +223,32 @@ static pc_status round_open(round_ *r, int64_t *count, const answerer *a, const 
     return PC_OK;
 }
 
+static pc_status open_images(pc_visual *v, answerer *a, const char *const *paths, int64_t n,
+                             int64_t together)
+{
+    const pc_image_config *ic = &a->bundle->image;
+    pc_status st = pc_visual_measure(v, ic, &a->bundle->model.config.vlm, paths, n, together);
+    if (!st) st = pc_visual_load(v, ic, paths, a->runner.pool);
+    return st;
+}
+
 static pc_status ask_round(answerer *a, char **text, const prompt *list, const round_ *r,
                            int64_t count, const answer_options *o)
 {
     const pc_generate_options g = generate_options(a, o);
-    const pc_image_config *ic = &a->bundle->image;
-    const int64_t S = ic->size;
+    const pc_vlm *l = &a->bundle->model.vlm;
     pc_generation *out = calloc((size_t)count, sizeof *out);
-    float *pixels = malloc((size_t)(r->images * 3 * S * S + 1) * sizeof *pixels);
-    pc_pictures pictures = {.count = r->images};
+    pc_visual v = {0};
     pc_status st = PC_OK;
 
-    if (!out || !pixels) {
-        st = pc_fail(PC_ERR_MEMORY, "%lld images of %lld x %lld", (long long)r->images,
-                     (long long)S, (long long)S);
-        goto done;
-    }
-    if (r->images) {
-        if ((st = answer_pixels_all(pixels, ic, r->image, r->images, a->runner.pool))) goto done;
-        pictures.pixels = pc_view4(pixels, PC_F32, r->images, 3, S, S);
-    }
-    if ((st = pc_generate(out, &a->runner, &a->bundle->model.vlm, r->seq, r->sequences, &pictures,
-                          &g)))
-        goto done;
+    if (!out) return pc_fail(PC_ERR_MEMORY, "%lld answers", (long long)count);
+    if (r->images && (st = open_images(&v, a, r->image, r->images, 1))) goto done;
+    if ((st = pc_generate(out, &a->runner, l, r->seq, r->sequences, &v.pictures, &g))) goto done;
     for (int64_t i = 0; i < count && !st; i++) st = to_text(&text[list[i].item], a, &out[i]);
     pc_generation_close(out, count);
 done:
     free(out);
-    free(pixels);
+    pc_visual_close(&v);
     return st;
 }
 
@@ -249,6 +278,7 @@ pc_status answer_all(answerer *a, char **text, const answer_item *items, int64_t
             st = pc_context(st, "question \"%.60s\"", items[i].question);
     if (st) goto done;
     qsort(list, (size_t)n, sizeof *list, by_image);
+    if ((st = measure(list, n, a))) goto done;
     if (o->label) pc_progress_open(&bar, o->label, "questions", n);
     for (int64_t first = 0, count; first < n; first += count) {
         round_ r;
@@ -301,13 +331,11 @@ pc_status answer_one(answerer *a, char **text, const pc_message *messages, int n
                      answer_stream *stream)
 {
     const pc_bundle *b = a->bundle;
-    const int64_t S = b->image.size;
     answer_stream own = {0};
     teller t = {.stream = stream ? stream : &own, .decoder = {.tokenizer = b->tokenizer}};
     pc_rendered r = {0};
     pc_generation g = {0};
-    float *pixels = NULL;
-    pc_pictures pictures = {.count = n_images};
+    pc_visual v = {0};
     pc_status st;
 
     *text = NULL;
@@ -317,18 +345,21 @@ pc_status answer_one(answerer *a, char **text, const pc_message *messages, int n
                                 b->model.config.vlm.vision.L ? (int32_t)b->model.config.vlm.image_id
                                                              : -1)))
         return st;
-    if (n_images) {
-        pixels = malloc((size_t)(n_images * 3 * S * S) * sizeof *pixels);
-        st = pixels ? answer_pixels_all(pixels, &b->image, images, n_images, a->runner.pool)
-                    : pc_fail(PC_ERR_MEMORY, "%d images", n_images);
-        if (st) goto done;
-        pictures.pixels = pc_view4(pixels, PC_F32, n_images, 3, S, S);
-    }
+    if (n_images && (st = open_images(&v, a, images, n_images, n_images))) goto done;
     pc_generate_options options = generate_options(a, o);
     options.token = on_token;
     options.arg = &t;
-    const pc_sequence seq = {.ids = r.ids.list, .length = r.ids.count};
-    if ((st = pc_generate(&g, &a->runner, &b->model.vlm, &seq, 1, &pictures, &options))) goto done;
+    const int64_t places = pc_vlm_places(&b->model.config.vlm, r.ids.list, r.ids.count);
+    if (places != n_images) {
+        st = pc_fail(PC_ERR_INPUT, "%lld image places in the text, %d images", (long long)places,
+                     n_images);
+        goto done;
+    }
+    const pc_sequence seq = {.ids = r.ids.list,
+                             .length = r.ids.count,
+                             .images = n_images ? v.geometry : NULL};
+    if ((st = pc_generate(&g, &a->runner, &b->model.vlm, &seq, 1, &v.pictures, &options)))
+        goto done;
     if (t.stream->say) {
         char buf[16];
         pc_stream_flush(&t.decoder, buf, sizeof buf);
@@ -339,6 +370,6 @@ pc_status answer_one(answerer *a, char **text, const pc_message *messages, int n
 done:
     pc_generation_close(&g, 1);
     pc_rendered_close(&r);
-    free(pixels);
+    pc_visual_close(&v);
     return st;
 }

@@ -4,6 +4,7 @@
  * Answers are written token by token through the generator that `percept ask` uses; they are not the
  * teacher-forced ones that validation counts.
  */
+#include "data/images/visual.h"
 #include "model/networks/generate.h"
 #include "train/report.h"
 
@@ -43,14 +44,14 @@ typedef struct asked {
     pc_rendered rendered[TURNS];
     pc_sequence sequence[TURNS];
     pc_generation answer[TURNS];
-    float *pixels; // the image once for each question
+    pc_visual visual; // the image once for each question
 } asked;
 
 static void close_asked(asked *a)
 {
     for (int64_t i = 0; i < TURNS; i++) pc_rendered_close(&a->rendered[i]);
     pc_generation_close(a->answer, TURNS);
-    free(a->pixels);
+    pc_visual_close(&a->visual);
 }
 
 static pc_status render(asked *a, const run *u, const pc_sample *s)
@@ -73,27 +74,22 @@ static pc_status render(asked *a, const run *u, const pc_sample *s)
     return PC_OK;
 }
 
-static pc_status load_pixels(pc_pictures *out, asked *a, const run *u, const pc_sample *s)
+// The sample's image once for each question.
+static pc_status load_pixels(asked *a, const run *u, const pc_sample *s)
 {
-    const int64_t S = u->image.size, one = 3 * S * S;
-    pc_image image;
-    *out = (pc_pictures){0};
     if (!s->image || u->model->config.vlm.vision.L == 0) return PC_OK;
-    a->pixels = malloc((size_t)(a->n * one) * sizeof *a->pixels);
-    if (!a->pixels) return pc_fail(PC_ERR_MEMORY, "pixels");
-    pc_status st = pc_image_open(&image, s->image, u->image.orient);
-    if (st) return st;
-    st = pc_image_preprocess(a->pixels, &image, &u->image);
-    pc_image_close(&image);
-    for (int64_t i = 1; i < a->n; i++)
-        memcpy(a->pixels + i * one, a->pixels, (size_t)one * sizeof *a->pixels);
-    *out = (pc_pictures){.count = a->n, .pixels = pc_view4(a->pixels, PC_F32, a->n, 3, S, S)};
+    const char **paths = calloc((size_t)a->n, sizeof *paths);
+    if (!paths) return pc_fail(PC_ERR_MEMORY, "%lld questions", (long long)a->n);
+    for (int64_t i = 0; i < a->n; i++) paths[i] = s->image;
+    pc_status st = pc_visual_measure(&a->visual, &u->image, &u->model->config.vlm, paths, a->n, 1);
+    if (!st) st = pc_visual_load(&a->visual, &u->image, paths, u->pool);
+    for (int64_t i = 0; i < a->n && !st; i++) a->sequence[i].images = &a->visual.geometry[i];
+    free(paths);
     return st;
 }
 
 static pc_status generate(asked *a, run *u, pc_runner *runner, const pc_sample *s)
 {
-    pc_pictures pictures;
     const int32_t stop = pc_template_stop(u->template, u->tokenizer);
     const pc_generate_options options = {.max_tokens = ANSWER_TOKENS,
                                          .sampling = {.top_p = 1.0},
@@ -101,9 +97,10 @@ static pc_status generate(asked *a, run *u, pc_runner *runner, const pc_sample *
                                          .stops = stop >= 0 ? 1 : 0,
                                          .vocabulary = pc_tokenizer_vocab(u->tokenizer)};
     pc_status st = render(a, u, s);
-    if (!st) st = load_pixels(&pictures, a, u, s);
+    if (!st) st = load_pixels(a, u, s);
     if (!st)
-        st = pc_generate(a->answer, runner, &u->model->vlm, a->sequence, a->n, &pictures, &options);
+        st = pc_generate(a->answer, runner, &u->model->vlm, a->sequence, a->n, &a->visual.pictures,
+                         &options);
     return st;
 }
 

@@ -8,6 +8,8 @@
  *   resize.c      PIL's antialiased resize, to the bit, in one pass over the rows
  *   preprocess.c  one square: pad, crop, squash or longest, as 8 bits
  *   prepared.c    every kind: squares, tiles, patches; mean and standard deviation
+ *   size.c        height and width from a file's first bytes
+ *   visual.c      files into what a model's eyes are given
  *   config.c      the settings: defaults, our JSON    config_hf.c  as published directories state them
  *
  * Transparency: images with an alpha channel are composited on white, as the processors of today do.
@@ -35,6 +37,7 @@ static inline uint8_t pc_over_white(uint8_t value, uint8_t alpha)
 pc_status pc_jpeg_decode(pc_image *out, const uint8_t *bytes, size_t size);
 pc_status pc_webp_decode(pc_image *out, const uint8_t *bytes, size_t size);
 pc_status pc_other_decode(pc_image *out, const uint8_t *bytes, size_t size); // PNG, BMP, GIF, PNM
+pc_status pc_other_size(int64_t *height, int64_t *width, const uint8_t *bytes, size_t size);
 
 // EXIF orientation 1..8 of a JPEG, PNG or WebP file; 1 when there is none or it makes no sense.
 int pc_exif_orientation(const uint8_t *bytes, size_t size);

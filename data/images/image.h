@@ -81,6 +81,8 @@ pc_status pc_image_config_from_hf(pc_image_config *out, const json_t *preprocess
 pc_status pc_image_open(pc_image *out, const char *path, bool orient);
 pc_status pc_image_decode(pc_image *out, const void *bytes, size_t size, bool orient);
 void pc_image_close(pc_image *im);
+// Upright height and width, from the first bytes alone: quick, and pixels may still turn out damaged.
+pc_status pc_image_size(int64_t *height, int64_t *width, const char *path, bool orient);
 pc_status pc_image_resize(pc_image *out, const pc_image *in, int64_t width, int64_t height,
                           pc_filter filter);
 

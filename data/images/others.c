@@ -151,3 +151,19 @@ pc_status pc_other_decode(pc_image *out, const uint8_t *bytes, size_t size)
     stbi_image_free(pixels);
     return st;
 }
+
+pc_status pc_other_size(int64_t *height, int64_t *width, const uint8_t *bytes, size_t size)
+{
+    int w = 0, h = 0, channels = 0;
+    if (size >= 33 && bytes[0] == 0x89) { // without reading the chunks behind it
+        *width = big_endian(bytes + 16);
+        *height = big_endian(bytes + 20);
+        return PC_OK;
+    }
+    if (size > INT_MAX) return pc_fail(PC_ERR_INPUT, "%zu bytes are too many", size);
+    if (!stbi_info_from_memory(bytes, (int)size, &w, &h, &channels))
+        return pc_fail(PC_ERR_FORMAT, "not an image: %s", stbi_failure_reason());
+    *height = h;
+    *width = w;
+    return PC_OK;
+}
