@@ -56,13 +56,42 @@ static pc_tensor dry_pixels(pc_arena *a, int64_t images, int64_t size)
                     images, 3, size, size);
 }
 
+static int64_t feature_rows(const pc_vlm_config *c, const plan_batch *b)
+{
+    int64_t rows = 0;
+    if (!b->geometry) return b->images * pc_vlm_rows_per_image(c);
+    for (int64_t i = 0; i < b->images; i++) rows += b->geometry[i].rows;
+    return rows;
+}
+
+// What the eyes are given, in a dry arena.
+static void dry_pictures(pc_pictures *p, pc_arena *a, const pc_vlm_config *c, const plan_batch *b)
+{
+    int64_t crops = 0, patches = 0;
+    *p = (pc_pictures){.count = b->images, .geometry = b->geometry};
+    for (int64_t i = 0; i < b->images && b->geometry; i++) {
+        crops += b->geometry[i].crops;
+        patches += b->geometry[i].t * b->geometry[i].h * b->geometry[i].w;
+    }
+    p->pixels = dry_pixels(a, b->geometry ? crops : b->images, c->vision.image_size);
+    if (b->images == 0) return;
+    if (c->visual == PC_VISUAL_GRID)
+        p->patches =
+            pc_alloc2(a, PC_F32, patches, 3 * c->vision.frames * c->vision.patch * c->vision.patch);
+    if (c->visual == PC_VISUAL_HYBRID)
+        p->high = pc_view4(pc_arena_bytes(a, (size_t)(b->images * 3 * c->high.image_size *
+                                                      c->high.image_size) *
+                                                 sizeof(float)),
+                           PC_F32, b->images, 3, c->high.image_size, c->high.image_size);
+}
+
 static pc_status open_stand_in(stand_in *s, const pc_model *m, const plan_batch *b)
 {
     *s = (stand_in){0};
     const int64_t N = b->rows, S = b->samples;
     const bool vlm = m->config.kind == PC_MODEL_VLM;
-    const int64_t per_image = vlm ? pc_vlm_rows_per_image(&m->config.vlm) : 0;
-    const int64_t numbers = 8 * N + b->images * per_image + 4 * (S + 1);
+    const int64_t features = vlm ? feature_rows(&m->config.vlm, b) : 0;
+    const int64_t numbers = 9 * N + features + 4 * (S + 1);
     pc_status st = pc_arena_open(&s->ids, "plan", (size_t)numbers * 4 + 64 * PC_ALIGN);
     if (st) return st;
     s->micro.samples = S;
@@ -79,14 +108,15 @@ static pc_status open_stand_in(stand_in *s, const pc_model *m, const plan_batch 
     v->N = N;
     v->pictures.count = b->images;
     v->supervised = b->supervised;
-    v->pictures.pixels = dry_pixels(&s->pixels, b->images, m->config.vlm.vision.image_size);
+    dry_pictures(&v->pictures, &s->pixels, &m->config.vlm, b);
     v->ids = filled(&s->ids, N, 0);
     v->pos = filled(&s->ids, N, 0);
-    if (m->config.vlm.decoder.rope_2d) v->pos_y = filled(&s->ids, N, 0);
+    if (pc_decoder_axes(&m->config.vlm.decoder)) v->pos_y = filled(&s->ids, N, 0);
+    if (v->pos_y.data && !m->config.vlm.decoder.rope_2d) v->pos_z = filled(&s->ids, N, 0);
     v->labels = filled(&s->ids, N, -1);
     for (int64_t n = 0; n < b->supervised; n++) pc_i32(v->labels)[n] = 0;
-    v->image_rows = filled(&s->ids, b->images * per_image, 0);
-    for (int64_t i = 0; i < b->images * per_image && i < N; i++) {
+    v->image_rows = filled(&s->ids, features, 0);
+    for (int64_t i = 0; i < features && i < N; i++) {
         pc_i32(v->image_rows)[i] = (int32_t)i;
         pc_i32(v->ids)[i] = -1;
     }

@@ -14,6 +14,8 @@
 // The largest micro-batch: samples, rows (tokens, image rows included), images, supervised rows.
 typedef struct plan_batch {
     int64_t samples, rows, images, supervised;
+    const pc_image_geometry
+        *geometry; // (images), NULL where all are alike; the first of them are those of less
 } plan_batch;
 
 typedef struct plan_request {

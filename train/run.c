@@ -125,6 +125,9 @@ static plan_batch largest(const run *u, pc_loader *l)
 {
     plan_batch b = {.samples = u->recipe->batch.micro};
     pc_loader_worst(l, &b.rows, &b.images, &b.supervised);
+    int64_t measured;
+    b.geometry = pc_loader_worst_images(l, &measured);
+    if (b.geometry) b.images = measured;
     if (b.rows < b.samples) b.rows = b.samples;
     return b;
 }
@@ -145,10 +148,10 @@ static size_t data_bytes(const run *u)
     const recipe *r = u->recipe;
     const size_t pixel = (size_t)(3 * u->image.size * u->image.size);
     const size_t micros = (size_t)(r->batch.size / r->batch.micro);
-    const size_t batch = micros * ((size_t)u->request.train.images * pixel * sizeof(float) +
+    const size_t batch = micros * ((size_t)pc_loader_worst_numbers(u->loader) * sizeof(float) +
                                    (size_t)u->request.train.rows * 32);
     size_t images = 0;
-    if (r->data.cache_images) {
+    if (r->data.cache_images && u->image.kind == PC_IMAGE_SQUARE) {
         for (int64_t i = 0; i < u->train.count; i++) images += u->train.samples[i].image != NULL;
         for (int64_t i = 0; i < u->shown.count; i++) images += u->shown.samples[i].image != NULL;
     }
@@ -240,6 +243,10 @@ static pc_status open_engine(run *u)
                            .keep = pc_tokenizer_eos(u->tokenizer),
                            .seed = (uint64_t)r->top.seed};
     pc_status st = PC_OK;
+    const bool pixels = r->augment.crop < 1.0 || r->augment.flip || r->augment.colour > 0.0;
+    if (pixels && u->image.kind != PC_IMAGE_SQUARE)
+        return pc_fail(PC_ERR_INPUT, "augment: crop, flip and colour change one square; images of "
+                                     "this model are prepared in parts");
     if (augment_wanted(&u->augment)) st = augment_open(&u->augment, u->image.size, u->pool);
     if (!st) st = engine_open(&u->engine, u->model, u->pool, &config, &u->plan.sizes);
     if (!st) st = optimizer_open(&u->optimizer, &u->model->params, &adamw, u->pool);

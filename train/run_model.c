@@ -7,6 +7,8 @@
  */
 #include "train/run.h"
 
+#include "data/images/visual.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -232,7 +234,10 @@ static pc_status choose_image(run *u)
 {
     const recipe_image *r = &u->recipe->image;
     const int64_t size = image_size(&u->bundle.model.config);
-    u->image = u->bundle.has_image ? u->bundle.image : pc_image_config_default(size);
+    const pc_model_config *m = &u->bundle.model.config;
+    u->image = u->bundle.has_image       ? u->bundle.image
+               : m->kind == PC_MODEL_VLM ? pc_visual_default(&m->vlm)
+                                         : pc_image_config_default(size);
     u->image.size = size;
     if (r->size && r->size != size)
         return pc_fail(PC_ERR_INPUT, "data.image.size: %lld, but the model sees %lld px",

@@ -214,6 +214,17 @@ int64_t pc_loader_skipped(const pc_loader *l)
     return l->maker.texts.unusable;
 }
 
+const pc_image_geometry *pc_loader_worst_images(const pc_loader *l, int64_t *count)
+{
+    *count = l->maker.worst_measures;
+    return l->maker.worst_geometry;
+}
+
+int64_t pc_loader_worst_numbers(const pc_loader *l)
+{
+    return l->maker.worst_numbers;
+}
+
 void pc_loader_worst(const pc_loader *l, int64_t *rows, int64_t *images, int64_t *supervised)
 {
     *rows = l->maker.worst_rows;

@@ -60,7 +60,11 @@ int64_t pc_loader_steps_per_epoch(const pc_loader *l);
 int64_t pc_loader_skipped(const pc_loader *l); // samples left out at open (on_bad_image: skip)
 // Largest micro-batch of this data set, for the plan: rows, images, supervised rows.
 void pc_loader_worst(const pc_loader *l, int64_t *rows, int64_t *images, int64_t *supervised);
-double pc_loader_waited(const pc_loader *l); // seconds the model has waited for data so far
+// Images that together take no less than those of any micro-batch, in crops, patches and rows: *count of them. Where
+// all images are alike, NULL: as many as pc_loader_worst says.
+const pc_image_geometry *pc_loader_worst_images(const pc_loader *l, int64_t *count);
+int64_t pc_loader_worst_numbers(const pc_loader *l); // pixel values of the largest micro-batch
+double pc_loader_waited(const pc_loader *l);         // seconds the model has waited for data so far
 
 // Token ids of one text for a two-tower model: specials added, cut to the context (end-of-text kept).
 pc_status pc_clip_text_ids(pc_ids *out, const pc_tokenizer *tok, const pc_text_config *c,

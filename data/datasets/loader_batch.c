@@ -1,80 +1,14 @@
 /*
  * loader_batch.c - one micro-batch: which samples, their images, their rows.
  *
- * A function of (seed, step, number) alone. Memory is taken at open for the worst case of the data set: the
- * `micro` largest visits together.
+ * A function of (seed, step, number) alone. Memory is taken at open for the worst case of the data set.
  */
 #include "data/datasets/loader_parts.h"
 #include "model/core/log.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- the worst case ---- */
-
-typedef struct demand {
-    int64_t size, times; // so large, so many times in an epoch
-} demand;
-
-static int larger_first(const void *a, const void *b)
-{
-    const demand *x = a, *y = b;
-    return (x->size < y->size) - (x->size > y->size);
-}
-
-static int64_t worst_sum(demand *list, int64_t n, int64_t wanted)
-{
-    int64_t sum = 0;
-    qsort(list, (size_t)n, sizeof *list, larger_first);
-    for (int64_t i = 0; i < n && wanted > 0; i++) {
-        const int64_t k = list[i].times < wanted ? list[i].times : wanted;
-        sum += k * list[i].size;
-        wanted -= k;
-    }
-    return sum;
-}
-
-static pc_status find_worst(pc_batch_maker *m)
-{
-    const pc_dataset *d = m->data;
-    const int64_t micro = m->config.micro, n = d->count;
-    demand *rows = calloc((size_t)n + 1, sizeof *rows),
-           *learned = calloc((size_t)n + 1, sizeof *rows),
-           *images = calloc((size_t)n + 1, sizeof *rows),
-           *ids = calloc((size_t)n + 1, sizeof *rows);
-    pc_status st = PC_OK;
-    if (!rows || !learned || !images || !ids) {
-        st = pc_fail(PC_ERR_MEMORY, "the lengths of %lld samples", (long long)n);
-        goto out;
-    }
-    for (int s = 0; s < d->n_sources; s++) {
-        const int64_t times = (int64_t)ceil(d->source_weight[s]);
-        for (int64_t i = d->source_begin[s]; i < d->source_begin[s + 1]; i++) {
-            const pc_text_entry *e = &m->texts.entries[i];
-            if (e->turns == 0) continue;
-            pc_texts_most(&m->texts, i, &rows[i].size, &learned[i].size);
-            images[i].size = d->samples[i].image != NULL;
-            // an image place of several rows is one id; a place of no rows does not occur
-            ids[i].size = rows[i].size - (e->prefix_rows - e->prefix.count);
-            rows[i].times = learned[i].times = images[i].times = ids[i].times = times;
-        }
-    }
-    m->worst_rows = worst_sum(rows, n, micro);
-    m->worst_supervised = worst_sum(learned, n, micro);
-    m->worst_images = worst_sum(images, n, micro);
-    m->worst_ids = worst_sum(ids, n, micro);
-    m->worst_turns = pc_texts_most_turns(&m->texts);
-    if (m->model->kind == PC_MODEL_CLIP && m->model->clip.text.pad_to_context)
-        m->worst_rows = micro * m->model->clip.text.T;
-out:
-    free(rows);
-    free(learned);
-    free(images);
-    free(ids);
-    return st;
-}
 
 /* ---- open ---- */
 
@@ -102,15 +36,16 @@ pc_status pc_maker_open(pc_batch_maker *m, const pc_dataset *data, const pc_mode
     *m = (pc_batch_maker){.data = data, .model = model, .config = *c};
     const bool clip = model->kind == PC_MODEL_CLIP;
     const pc_vision_config *v = clip ? &model->clip.vision : &model->vlm.vision;
+    const bool squares = clip || model->vlm.visual != PC_VISUAL_GRID;
     pc_status st = check_config(c);
     if (st) return st;
-    if ((clip || v->L > 0) && image->size != v->image_size)
+    if (squares && v->L > 0 && image->size != v->image_size)
         return pc_fail(PC_ERR_INPUT, "images of %lld pixels, the vision tower takes %lld",
                        (long long)image->size, (long long)v->image_size);
-    if ((st = pc_texts_open(&m->texts, data, model, tok, tmpl, &m->config))) return st;
+    if ((st = pc_images_open(&m->images, data, model, image, c))) return st;
+    if ((st = pc_texts_open(&m->texts, data, model, tok, tmpl, &m->images, &m->config))) return st;
     if ((st = pc_order_open(&m->order, data, &m->texts, &m->config))) return st;
-    if ((st = pc_images_open(&m->images, data, image, c->cache_images))) return st;
-    return find_worst(m);
+    return pc_maker_worst(m);
 }
 
 void pc_maker_close(pc_batch_maker *m)
@@ -118,6 +53,7 @@ void pc_maker_close(pc_batch_maker *m)
     pc_texts_close(&m->texts);
     pc_order_close(&m->order);
     pc_images_close(&m->images);
+    free(m->worst_geometry);
 }
 
 pc_status pc_bench_open(pc_bench *b, const pc_batch_maker *m)
@@ -125,7 +61,7 @@ pc_status pc_bench_open(pc_bench *b, const pc_batch_maker *m)
     const size_t micro = (size_t)m->config.micro, ids = (size_t)m->worst_ids + 1,
                  turns = (size_t)m->worst_turns + 1;
     *b = (pc_bench){
-        .u8 = malloc((size_t)m->images.bytes),
+        .u8 = malloc((size_t)m->images.bytes + 1),
         .key = malloc(micro * sizeof *b->key),
         .visit = {.turn = malloc(turns * sizeof *b->visit.turn), .room = (int64_t)turns},
         .ids = malloc(ids * sizeof *b->ids),
@@ -162,11 +98,17 @@ pc_status pc_slot_micro_open(pc_slot_micro *s, const pc_batch_maker *m)
     const size_t micro = (size_t)m->config.micro;
     // ids, labels, positions, the mask's four bounds, image rows, offsets: below 64 bytes a row
     const size_t rows = (size_t)m->worst_rows + (size_t)m->worst_ids + 2 * micro + 64;
-    pc_status st = pc_arena_open(&s->arena, "a micro-batch", 64 * rows);
+    const size_t images = (size_t)m->worst_images;
+    pc_status st = pc_arena_open(&s->arena, "a micro-batch",
+                                 64 * rows + images * sizeof(pc_image_geometry) + PC_ALIGN);
     if (st) return st;
-    s->pixels = malloc((size_t)(m->worst_images * m->images.bytes + 1) * sizeof *s->pixels);
+    const size_t high = images * (size_t)pc_visual_high(&m->images.alike);
+    s->pixels = malloc(((size_t)m->worst_numbers + 1) * sizeof *s->pixels);
+    s->high = malloc((high + 1) * sizeof *s->high);
+    s->shapes = malloc((images + 1) * sizeof *s->shapes);
+    s->geometry = malloc((images + 1) * sizeof *s->geometry);
     s->samples = malloc(micro * sizeof *s->samples);
-    if (s->pixels && s->samples) return PC_OK;
+    if (s->pixels && s->high && s->shapes && s->geometry && s->samples) return PC_OK;
     return pc_fail(PC_ERR_MEMORY, "%lld images of a micro-batch", (long long)m->worst_images);
 }
 
@@ -174,6 +116,9 @@ void pc_slot_micro_close(pc_slot_micro *s)
 {
     pc_arena_close(&s->arena);
     free(s->pixels);
+    free(s->high);
+    free(s->shapes);
+    free(s->geometry);
     free(s->samples);
     *s = (pc_slot_micro){0};
 }
@@ -186,9 +131,15 @@ static pc_status take_image(bool *skip, pc_slot_micro *out, pc_batch_maker *m, p
 {
     *skip = false;
     if (m->images.of_sample[sample] < 0) return PC_OK;
-    pc_status st =
-        pc_images_get(out->pixels + out->images * m->images.bytes, b->u8, &m->images, sample);
-    if (!st) out->images++;
+    const pc_image_shape *s = pc_images_shape(&m->images, sample);
+    pc_status st = pc_images_get(out->pixels + out->numbers, out->high + out->high_numbers, b->u8,
+                                 &m->images, sample);
+    if (!st) {
+        out->shapes[out->images] = *s;
+        out->geometry[out->images++] = *pc_images_geometry(&m->images, sample);
+        out->numbers += pc_visual_numbers(s);
+        out->high_numbers += pc_visual_high(s);
+    }
     if (!st || st == PC_ERR_MEMORY || m->config.on_bad_image != PC_BAD_SKIP) return st;
     if (pc_images_first_failure(&m->images, sample)) pc_warn("skipped: %s", pc_error_text());
     out->skipped++;
@@ -227,20 +178,22 @@ static pc_status make_vlm(pc_slot_micro *out, pc_batch_maker *m, pc_bench *b, in
     for (int64_t i = 0; i < visits; i++) {
         const pc_visit_key *key = &b->key[i];
         bool skip;
+        const pc_image_geometry *images = out->geometry + out->images;
         pc_status st = take_image(&skip, out, m, b, key->sample);
         if (st) return st;
         if (skip) continue;
         pc_texts_visit(&b->visit, &m->texts, key->sample, key->epoch, key->entry);
         lay_out(&b->sequence[out->batch.samples], m, b, &used, &ends);
+        b->sequence[out->batch.samples].images = images;
         out->samples[out->batch.samples++] = key->sample;
     }
     if (out->batch.samples == 0) return PC_OK;
     pc_status st = pc_vlm_batch_build(&out->batch.vlm, &out->arena, &m->model->vlm, b->sequence,
                                       out->batch.samples, out->images);
     if (st) return st;
-    const int64_t S = m->images.config.size;
-    if (out->images)
-        out->batch.vlm.pictures.pixels = pc_view4(out->pixels, PC_F32, out->images, 3, S, S);
+    const pc_image_geometry *geometry = out->batch.vlm.pictures.geometry;
+    out->batch.vlm.pictures =
+        pc_visual_pictures(out->pixels, out->high, out->shapes, geometry, out->images);
     out->tokens = out->batch.vlm.N;
     return PC_OK;
 }
@@ -276,7 +229,7 @@ void pc_make_micro(pc_slot_micro *out, pc_batch_maker *m, pc_bench *bench, int64
     if (end > size) end = size;
     pc_arena_release(&out->arena, 0);
     out->batch = (pc_micro_batch){.sample = out->samples};
-    out->tokens = out->images = out->skipped = 0;
+    out->tokens = out->images = out->skipped = out->numbers = out->high_numbers = 0;
     out->status = PC_OK;
     if (begin >= end) return; // the last batch of an unshuffled epoch is smaller
     pc_order_get(&m->order, bench->key, step, begin, end);

@@ -6,12 +6,14 @@
  *   loader_batch.c   one micro-batch: which samples, their images, their rows
  *   loader_texts.c   every text as ids, once, at open; what a visit of a sample shows; the worst case
  *   loader_order.c   which sample comes when: epochs, weights, permutations
- *   loader_images.c  decoded images, kept as 8 bits
+ *   loader_images.c  images: their sizes, decoded, kept as 8 bits where they are squares
+ *   loader_worst.c   the largest micro-batch that the data hold
  */
 #ifndef PC_DATA_LOADER_PARTS_H
 #define PC_DATA_LOADER_PARTS_H
 
 #include "data/datasets/loader.h"
+#include "data/images/visual.h"
 #include "data/text/bytemap.h"
 #include "model/core/memory.h"
 
@@ -33,7 +35,7 @@ typedef struct pc_turn_ids {
 
 typedef struct pc_text_entry {
     pc_span prefix;                        // BOS, system, image place
-    int32_t prefix_rows, prefix_positions; // the image place takes those of an image
+    int32_t prefix_rows, prefix_positions; // the image place takes those of the image
     int32_t turns;
     int64_t turn; // its turns: turns[turn .. turn + turns)
     bool one_of;  // captions: a visit shows one of the turns
@@ -45,14 +47,14 @@ typedef struct pc_texts {
     int64_t count, room;
     pc_turn_ids *turns;
     int64_t turn_count, turn_room;
-    pc_text_entry *entries;              // (samples)
-    int64_t image_rows, image_positions; // that one image takes
-    int64_t row_limit, position_limit;   // of a visit; of what sees itself: with branches, one turn
-    int64_t cut_turns;                   // turns that can never fit
-    int64_t cut_example;                 // a sample that has one
+    pc_text_entry *entries;            // (samples)
+    int64_t row_limit, position_limit; // of a visit; of what sees itself: with branches, one turn
+    int64_t cut_turns;                 // turns that can never fit
+    int64_t cut_example;               // a sample that has one
     int64_t samples, unusable; // of the data set; of these left out (their entries have no turns)
     const pc_loader_config *config;
     const pc_model_config *model;
+    const struct pc_images *images;
 } pc_texts;
 
 // What one visit shows.
@@ -65,7 +67,7 @@ typedef struct pc_visit {
 
 pc_status pc_texts_open(pc_texts *t, const pc_dataset *data, const pc_model_config *model,
                         const pc_tokenizer *tok, const pc_template *tmpl,
-                        const pc_loader_config *c);
+                        const struct pc_images *images, const pc_loader_config *c);
 void pc_texts_close(pc_texts *t);
 int64_t pc_texts_most_turns(const pc_texts *t); // of any visit
 // Chooses turns by (seed, epoch, entry) and drops whole ones from the end until the rest fits.
@@ -112,19 +114,26 @@ void pc_order_get(pc_order *o, pc_visit_key *out, int64_t step, int64_t begin, i
 typedef struct pc_images {
     pc_image_config config;
     const pc_dataset *data;
-    int64_t *of_sample;  // (samples): number of its image, -1: none
-    int64_t count;       // different images
-    int64_t bytes;       // of one: 3 S S
-    atomic_uchar *state; // (count)
-    pc_arena cache;      // absent when images are not kept
-    float table[3][256]; // from 8 bits to what the model sees
+    int64_t *of_sample;          // (samples): number of its image, -1: none
+    int64_t count;               // different images
+    pc_image_shape alike;        // of every image, where all are alike
+    pc_image_geometry geometry;  // likewise
+    pc_image_shape *shapes;      // (count) where they differ; rows 0: its size cannot be read
+    pc_image_geometry *measures; // (count) likewise
+    int64_t bytes;               // squares: of one, 3 S S
+    atomic_uchar *state;         // (count)
+    pc_arena cache;              // absent when images are not kept
+    float table[3][256];         // from 8 bits to what the model sees
 } pc_images;
 
-pc_status pc_images_open(pc_images *im, const pc_dataset *data, const pc_image_config *c,
-                         bool keep);
+pc_status pc_images_open(pc_images *im, const pc_dataset *data, const pc_model_config *model,
+                         const pc_image_config *c, const pc_loader_config *l);
 void pc_images_close(pc_images *im);
-// The pixels (3,S,S) of a sample's image; `u8` is room for `bytes`. Errors name the row.
-pc_status pc_images_get(float *pixels, uint8_t *u8, pc_images *im, int64_t sample);
+// Of a sample that has an image. Where its size cannot be read (and bad images are skipped) the shape has rows 0.
+const pc_image_shape *pc_images_shape(const pc_images *im, int64_t sample);
+const pc_image_geometry *pc_images_geometry(const pc_images *im, int64_t sample);
+// The numbers of a sample's image, as many as its shape says; `u8` is room for `bytes`. Errors name the row.
+pc_status pc_images_get(float *pixels, float *high, uint8_t *u8, pc_images *im, int64_t sample);
 // True the first time: a skipped image is reported once.
 bool pc_images_first_failure(pc_images *im, int64_t sample);
 
@@ -133,9 +142,12 @@ bool pc_images_first_failure(pc_images *im, int64_t sample);
 typedef struct pc_slot_micro {
     pc_micro_batch batch;
     pc_arena arena;
-    float *pixels;
-    int64_t *samples; // (micro)
+    float *pixels, *high;        // of all images, one after the other
+    pc_image_shape *shapes;      // (worst_images)
+    pc_image_geometry *geometry; // (worst_images)
+    int64_t *samples;            // (micro)
     int64_t tokens, images, skipped;
+    int64_t numbers, high_numbers; // of the images so far
     pc_status status;
     char message[1024];
 } pc_slot_micro;
@@ -161,7 +173,12 @@ typedef struct pc_batch_maker {
     pc_order order;
     pc_images images;
     int64_t worst_rows, worst_supervised, worst_images, worst_ids, worst_turns;
+    int64_t worst_numbers;             // of pixels or patches
+    pc_image_geometry *worst_geometry; // (worst_measures): see pc_loader_worst_images
+    int64_t worst_measures;
 } pc_batch_maker;
+
+pc_status pc_maker_worst(pc_batch_maker *m); // fills worst_* in
 
 pc_status pc_maker_open(pc_batch_maker *m, const pc_dataset *data, const pc_model_config *model,
                         const pc_tokenizer *tok, const pc_template *tmpl,

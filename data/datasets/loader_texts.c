@@ -123,8 +123,10 @@ static pc_status set_prefix(tokenising *w, const pc_rendered *r)
     pc_texts *t = w->t;
     pc_text_entry *e = w->entry;
     const int64_t n = r->first_turn, i = e - t->entries;
-    e->prefix_rows = (int32_t)(n + (r->images ? t->image_rows - 1 : 0));
-    e->prefix_positions = (int32_t)(n + (r->images ? t->image_positions - 1 : 0));
+    const pc_image_geometry *g = r->images ? pc_images_geometry(t->images, i) : NULL;
+    const int64_t positions = g ? pc_vlm_image_positions(&t->model->vlm, g) : 0;
+    e->prefix_rows = (int32_t)(n + (g ? g->rows - 1 : 0));
+    e->prefix_positions = (int32_t)(n + (g ? positions - 1 : 0));
     if (i > 0 && same_ids(t, e[-1].prefix, r->ids.list, n)) {
         e->prefix = e[-1].prefix;
         return PC_OK;
@@ -253,8 +255,14 @@ static pc_status add_sample(tokenising *w)
     const bool clip = t->model->kind == PC_MODEL_CLIP;
     if (clip && !s->captions)
         return pc_fail(PC_ERR_INPUT, "a conversation; two towers learn from captions");
-    if (!clip && s->image && t->image_rows == 0)
-        return pc_fail(PC_ERR_INPUT, "an image; the model has no vision tower");
+    const bool sees = clip || t->model->vlm.vision.L > 0;
+    const int64_t i = w->entry - t->entries;
+    if (s->image && !sees) return pc_fail(PC_ERR_INPUT, "an image; the model has no vision tower");
+    if (s->image && pc_images_shape(t->images, i)->rows == 0) { // said again, for this sample
+        int64_t h, k;
+        const pc_status bad = pc_image_size(&h, &k, s->image, t->images->config.orient);
+        return pc_fail(PC_ERR_INPUT, "%s", bad ? pc_error_text() : "its shape cannot be prepared");
+    }
     *w->entry = (pc_text_entry){.turn = t->turn_count};
     const int64_t cut_before = t->cut_turns;
     char limits[96];
@@ -265,7 +273,8 @@ static pc_status add_sample(tokenising *w)
             PC_ERR_INPUT,
             "no supervised token is left: the image (%lld rows) and the first turn need more "
             "than %s",
-            (long long)t->image_rows, limits_text(t, limits, sizeof limits));
+            (long long)(s->image && !clip ? pc_images_geometry(t->images, i)->rows : 0),
+            limits_text(t, limits, sizeof limits));
     return st;
 }
 
@@ -279,14 +288,16 @@ static pc_status set_limits(pc_texts *t)
         return PC_OK;
     }
     const pc_vlm_config *m = &t->model->vlm;
-    const int32_t place = (int32_t)m->image_id;
-    if (m->vision.L > 0) {
-        t->image_rows = pc_vlm_rows(m, &place, 1, NULL);
-        t->image_positions = pc_vlm_positions(m, &place, 1, NULL);
+    int64_t spared = 0; // rows that an image takes and positions it does not
+    for (int64_t i = 0; m->vision.L > 0 && i < t->samples; i++) {
+        if (t->images->of_sample[i] < 0) continue;
+        const pc_image_geometry *g = pc_images_geometry(t->images, i);
+        const int64_t more = g->rows ? g->rows - pc_vlm_image_positions(m, g) : 0;
+        if (more > spared) spared = more;
     }
     t->row_limit = c->max_tokens > 0 ? c->max_tokens : INT64_MAX;
     t->position_limit = m->decoder.T;
-    if (!c->branches && c->max_tokens > m->decoder.T + t->image_rows - t->image_positions)
+    if (!c->branches && c->max_tokens > m->decoder.T + spared)
         return pc_fail(PC_ERR_INPUT, "max_tokens is %lld; the decoder has %lld positions",
                        (long long)c->max_tokens, (long long)m->decoder.T);
     return PC_OK;
@@ -304,11 +315,12 @@ static void report_cut(const pc_texts *t, const pc_dataset *data)
 }
 
 pc_status pc_texts_open(pc_texts *t, const pc_dataset *data, const pc_model_config *model,
-                        const pc_tokenizer *tok, const pc_template *tmpl, const pc_loader_config *c)
+                        const pc_tokenizer *tok, const pc_template *tmpl, const pc_images *images,
+                        const pc_loader_config *c)
 {
     char place[4200];
     enum { NAMED = 20 }; // skipped samples that are named; the rest is counted
-    *t = (pc_texts){.config = c, .model = model, .samples = data->count};
+    *t = (pc_texts){.config = c, .model = model, .images = images, .samples = data->count};
     tokenising w = {.t = t, .tok = tok, .tmpl = tmpl, .image_id = (int32_t)model->vlm.image_id};
     const int64_t V = model->kind == PC_MODEL_CLIP ? model->clip.text.V : model->vlm.decoder.V;
     pc_status st = set_limits(t);

@@ -56,6 +56,26 @@ pc_status pc_visual_check(const pc_image_config *image, const pc_vlm_config *mod
     return PC_OK;
 }
 
+pc_image_config pc_visual_default(const pc_vlm_config *model)
+{
+    pc_image_config c = pc_image_config_default(model->vision.image_size);
+    if (model->vision.L == 0) return c;
+    if (model->visual == PC_VISUAL_TILES) {
+        c.kind = PC_IMAGE_TILES;
+        c.pinpoints = model->pinpoints;
+    }
+    if (model->visual == PC_VISUAL_GRID) {
+        const int64_t cell = model->vision.patch * model->merge;
+        c.kind = PC_IMAGE_PATCHES;
+        c.patch = model->vision.patch;
+        c.merge = model->merge;
+        c.temporal = model->vision.frames;
+        c.min_pixels = 4 * cell * cell; // as Qwen2-VL's processor has it: 4 to 1280 rows
+        c.max_pixels = 1280 * cell * cell;
+    }
+    return c;
+}
+
 bool pc_visual_fixed(const pc_image_config *image)
 {
     return image->kind == PC_IMAGE_SQUARE || image->kind == PC_IMAGE_HYBRID;

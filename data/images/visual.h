@@ -13,6 +13,10 @@
 // That images prepared like this suit these eyes; PC_ERR_INPUT names what differs.
 pc_status pc_visual_check(const pc_image_config *image, const pc_vlm_config *model);
 
+// How images are prepared for a new model that says nothing of it: squares padded and scaled as CLIP's, cut by the
+// model's resolutions, or patches of its grid.
+pc_image_config pc_visual_default(const pc_vlm_config *model);
+
 // Every image becomes the same number of numbers, whatever its size.
 bool pc_visual_fixed(const pc_image_config *image);
 

@@ -41,6 +41,19 @@ pc_status pc_pack_measure(pc_image_geometry *g, const pc_vlm_config *c)
     return PC_OK;
 }
 
+void pc_pack_shrunk(int64_t *grid, int64_t *small, const pc_image_geometry *g,
+                    const pc_vlm_config *c)
+{
+    pc_tiles tiles;
+    pc_tile_grid v;
+    *grid = *small = 0;
+    if (g->crops == 1) return;
+    plan(&tiles, &v, c, g);
+    if (v.out_h == v.kept_h && v.out_w == v.kept_w) return;
+    *grid = v.kept_h * v.kept_w;
+    *small = v.out_h * v.out_w;
+}
+
 int64_t pc_pack_most(const pc_vlm_config *c)
 {
     const int64_t side = side_of(c), P = side * side;

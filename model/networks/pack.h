@@ -23,5 +23,8 @@ void pc_pack_backward(pc_ctx *ctx, pc_tensor dcrops, pc_tensor dnewline, const p
 // Rows and crops of an image by its height and width; crops 1 in *g keeps it whole. PC_ERR_INPUT without a size.
 pc_status pc_pack_measure(pc_image_geometry *g, const pc_vlm_config *c);
 int64_t pc_pack_most(const pc_vlm_config *c); // rows that no image exceeds
+// Features of an image before and after shrinking, 0 when it is not shrunk: what the buffers have to hold.
+void pc_pack_shrunk(int64_t *grid, int64_t *small, const pc_image_geometry *g,
+                    const pc_vlm_config *c);
 
 #endif
