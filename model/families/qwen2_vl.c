@@ -62,9 +62,10 @@ static pc_status vision_config(pc_vlm_config *c, const json_t *json)
     return PC_OK;
 }
 
-// mrope_section: how many of the D/2 frequencies turn with time, line and column.
+// mrope_section: how many of the D/2 frequencies turn with time, line and column. The class's own are 16, 24, 24.
 static pc_status sections(pc_decoder_config *d, const json_t *text)
 {
+    static const int64_t usual[PC_ROPE_AXES] = {16, 24, 24};
     const char *key = "mrope_section";
     const json_t *list = json_object_get(json_object_get(text, "rope_parameters"), key);
     if (!list) list = json_object_get(json_object_get(text, "rope_scaling"), key);
@@ -74,11 +75,11 @@ static pc_status sections(pc_decoder_config *d, const json_t *text)
         const json_t *n = json_array_get(list, i);
         const bool good = json_array_size(list) == PC_ROPE_AXES && json_is_integer(n) &&
                           json_integer_value(n) >= 0 && json_integer_value(n) <= d->D;
-        if (!good)
+        if (list && !good)
             return pc_fail(PC_ERR_FORMAT,
-                           "rotary positions: key '%s': %s; expected a list of %d counts", key,
-                           list ? "not that" : "missing", PC_ROPE_AXES);
-        sum += d->mrope[i] = json_integer_value(n);
+                           "rotary positions: key '%s': expected a list of %d counts", key,
+                           PC_ROPE_AXES);
+        sum += d->mrope[i] = list ? json_integer_value(n) : usual[i];
     }
     if (sum != d->D / 2)
         return pc_fail(PC_ERR_FORMAT,
