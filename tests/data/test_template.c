@@ -154,7 +154,7 @@ static void test_invitation_is_a_prefix(void **state)
     (void)state;
     int n;
     const char *const *names = pc_template_names(&n);
-    assert_int_equal(n, 4);
+    assert_int_equal(n, 15);
     for (int i = 0; i < n; i++) {
         pc_rendered asked = rendered(names[i], two_turns, 3, true),
                     told = rendered(names[i], two_turns, 4, false);
@@ -202,6 +202,15 @@ static void test_refusals(void **state)
     pc_tokenizer_close(bare);
 }
 
+static int32_t image_id_of(const pc_tokenizer *t)
+{
+    static const char *const marks[] = {"<image>", "<|image_pad|>", "<image_placeholder>",
+                                        "<imgpad>"};
+    int32_t id = -1;
+    for (int i = 0; i < 4 && id < 0; i++) id = pc_tokenizer_id(t, marks[i]);
+    return id;
+}
+
 /* A tokenizer trained with a template's special tokens has what the template needs. */
 static void test_specials_suffice(void **state)
 {
@@ -218,8 +227,7 @@ static void test_specials_suffice(void **state)
         assert_string_equal(pc_template_name(t), names[i]);
         assert_int_equal(pc_tokenizer_train(&own, texts, 1, 280, specials, count), PC_OK);
         assert_true(pc_tokenizer_pad(own) >= 0);
-        assert_int_equal(pc_template_render(t, &r, own, two_turns, 4, true,
-                                            pc_tokenizer_id(own, "<image>")),
+        assert_int_equal(pc_template_render(t, &r, own, two_turns, 4, true, image_id_of(own)),
                          PC_OK);
         pc_rendered_close(&r);
         pc_tokenizer_close(own);
@@ -231,9 +239,20 @@ static int setup(void **state)
     (void)state;
     static const char *const texts[] = {
         "What is it? A cat. Is it red? no yes USER: ASSISTANT: What is it? A cat. Is it red? no"};
-    static const char *const specials[] = {"<image>", "<s>",          "</s>",
-                                           "<pad>",   "<|im_start|>", "<|im_end|>"};
-    return pc_tokenizer_train(&tok, texts, 1, 300, specials, 6) != PC_OK;
+    static const char *const specials[] = {"<image>",
+                                           "<s>",
+                                           "</s>",
+                                           "<pad>",
+                                           "<|im_start|>",
+                                           "<|im_end|>",
+                                           "<img>",
+                                           "</img>",
+                                           "<|vision_start|>",
+                                           "<|vision_end|>",
+                                           "<|start_header_id|>",
+                                           "<|end_header_id|>",
+                                           "<|eot_id|>"};
+    return pc_tokenizer_train(&tok, texts, 1, 310, specials, 13) != PC_OK;
 }
 
 static int teardown(void **state)
