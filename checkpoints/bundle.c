@@ -69,7 +69,13 @@ static pc_status native_image(pc_bundle *b, const char *text)
 static pc_status native_language(pc_bundle *b)
 {
     const pc_native_text *t = &b->text;
-    if (t->template_name) {
+    if (t->template_name && pc_template_is_source(t->template_name)) {
+        pc_template *own = NULL;
+        pc_status st = pc_template_open(&own, "the checkpoint's own", t->template_name,
+                                        strlen(t->template_name), NULL);
+        if (st) return st;
+        b->template = own;
+    } else if (t->template_name) {
         int n = 0;
         const char *const *names = pc_template_names(&n);
         b->template = pc_template_find(t->template_name);
@@ -188,6 +194,18 @@ static pc_status dir_image(pc_bundle *b, const char *dir, const json_t *config)
     return st;
 }
 
+// The directory's own chat template, where it has one that can be read; otherwise the family's usual one.
+static pc_status dir_template(pc_bundle *b, const char *dir)
+{
+    const char *name = usual_template(b->family);
+    pc_template *own = NULL;
+    pc_status st = pc_template_open_dir(&own, dir);
+    if (st == PC_ERR_MEMORY || st == PC_ERR_IO) return st;
+    if (st) pc_warn("%s%s%s", pc_error_text(), name ? "; used instead: " : "", name ? name : "");
+    b->template = own ? own : name ? pc_template_find(name) : NULL;
+    return PC_OK;
+}
+
 // A tokenizer of a kind that is not read does not keep the weights from being used.
 static pc_status dir_tokenizer(pc_bundle *b, const char *dir)
 {
@@ -230,12 +248,11 @@ static pc_status open_dir(pc_bundle *b, const char *dir, bool weights)
     pc_hf_config c = {0};
     pc_status st = pc_hf_config_open(&c, dir);
     if (st) return st;
-    const char *name = usual_template(c.family);
     b->family = c.family;
-    b->template = name ? pc_template_find(name) : NULL;
     b->model.config = c.model;
     if ((st = dir_image(b, dir, c.json)) || (st = check_image_size(b)))
         st = pc_context(st, "'%s'", dir);
+    if (!st) st = dir_template(b, dir);
     if (!st) st = dir_tokenizer(b, dir);
     if (!st && weights) st = dir_weights(b, dir, &c);
     pc_hf_config_close(&c);
@@ -373,6 +390,7 @@ void pc_bundle_close(pc_bundle *b)
 {
     pc_model_close(&b->model);
     pc_tokenizer_close(b->tokenizer);
+    pc_template_close(b->template);
     pc_aliases_close(&b->aliases);
     pc_native_text_close(&b->text);
     pc_safetensors_close(b->files); // the model's matrices may lie in them

@@ -3,11 +3,12 @@
  *
  *   in    a line a conversation: [{"role": "user", "content": "<image>\nWhat?"}, ...] or {"messages": [...]};
  *         content may be a list of parts {"type": "text", "text"} and {"type": "image"}
- *   out   {"text", "ids", "supervised": [[begin, end], ...] of ids, "images"}; or, to be read by people, the text
- *         with what is learned in [[ ]]
+ *   out   {"text", "ids", "supervised": [[begin, end], ...] of ids, "assistant_byte_spans": of bytes of the text,
+ *         "images"}; or, to be read by people, the text with what is learned in [[ ]]
  */
+#include "checkpoints/hf.h"
 #include "data/commands/commands.h"
-#include "data/datasets/rows.h"
+#include "model/core/file.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -16,85 +17,33 @@ typedef struct setting {
     const pc_template *tmpl;
     pc_tokenizer *tok;
     int32_t image_id;
-    bool generate, as_json;
+    bool generate, as_json, add_special;
 } setting;
-
-/* ---- messages ---- */
-
-static pc_status read_role(pc_role *out, const json_t *message)
-{
-    static const char *const names[] = {"system", "user", "assistant"};
-    const char *role = json_string_value(json_object_get(message, "role"));
-    for (int i = 0; role && i < 3; i++)
-        if (strcmp(role, names[i]) == 0) {
-            *out = (pc_role)i;
-            return PC_OK;
-        }
-    return pc_fail(PC_ERR_INPUT, "`role` is \"%s\"; expected system, user or assistant",
-                   role ? role : "(missing)");
-}
-
-/* A content as one malloc'ed text: parts one after the other, an image as "<image>\n". */
-static pc_status read_content(char **out, const json_t *content)
-{
-    size_t size = 0;
-    const json_t *part;
-    size_t i;
-    *out = NULL;
-    if (json_is_string(content)) {
-        *out = strdup(json_string_value(content));
-        return *out ? PC_OK : pc_fail(PC_ERR_MEMORY, "a message");
-    }
-    if (!json_is_array(content))
-        return pc_fail(PC_ERR_INPUT, "`content` is %s; expected a text or a list of parts",
-                       pc_json_kind(content));
-    FILE *f = open_memstream(out, &size);
-    if (!f) return pc_fail(PC_ERR_MEMORY, "a message");
-    pc_status st = PC_OK;
-    json_array_foreach(content, i, part)
-    {
-        const char *type = json_string_value(json_object_get(part, "type")),
-                   *text = json_string_value(json_object_get(part, "text"));
-        if (type && strcmp(type, "image") == 0)
-            fputs("<image>\n", f);
-        else if (type && strcmp(type, "text") == 0 && text)
-            fputs(text, f);
-        else
-            st = pc_fail(PC_ERR_INPUT, "content[%zu] is of type \"%s\"; expected image or text", i,
-                         type ? type : "(missing)");
-        if (st) break;
-    }
-    if (fclose(f) != 0 && !st) st = pc_fail(PC_ERR_MEMORY, "a message");
-    if (st) {
-        free(*out);
-        *out = NULL;
-    }
-    return st;
-}
-
-static pc_status read_messages(pc_message *m, char **texts, const json_t *list, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        const json_t *one = json_array_get(list, i);
-        pc_status st = read_role(&m[i].role, one);
-        if (!st) st = read_content(&texts[i], json_object_get(one, "content"));
-        if (st) return pc_context(st, "message %zu", i + 1);
-        m[i].text = texts[i];
-    }
-    return PC_OK;
-}
 
 /* ---- output ---- */
 
-/* The learned runs of ids; NULL: no memory. */
-static json_t *spans_of(const pc_rendered *r)
+// The ids that are shown: those of the text, or all of them.
+static void shown(int64_t *from, int64_t *to, const pc_rendered *r, const setting *s)
+{
+    *from = s->add_special ? 0 : r->framed;
+    *to = r->ids.count - (s->add_special ? 0 : r->tail);
+}
+
+static bool add_pair(json_t *list, int64_t a, int64_t b)
+{
+    return json_array_append_new(list, json_pack("[I, I]", (json_int_t)a, (json_int_t)b)) == 0;
+}
+
+// The learned runs of ids; NULL: no memory.
+static json_t *spans_of(const pc_rendered *r, const setting *s)
 {
     json_t *spans = json_array();
-    for (int64_t i = 0; i < r->ids.count;) {
+    int64_t from, to;
+    shown(&from, &to, r, s);
+    for (int64_t i = from; i < to;) {
         int64_t end = i;
-        while (end < r->ids.count && r->supervised[end]) end++;
-        json_t *span = end > i ? json_pack("[I, I]", (json_int_t)i, (json_int_t)end) : NULL;
-        if (end > i && json_array_append_new(spans, span)) {
+        while (end < to && r->supervised[end]) end++;
+        if (end > i && !add_pair(spans, i - from, end - from)) {
             json_decref(spans);
             return NULL;
         }
@@ -103,10 +52,12 @@ static json_t *spans_of(const pc_rendered *r)
     return spans;
 }
 
-static json_t *ids_of(const pc_rendered *r)
+static json_t *ids_of(const pc_rendered *r, const setting *s)
 {
     json_t *ids = json_array();
-    for (int64_t i = 0; i < r->ids.count; i++) {
+    int64_t from, to;
+    shown(&from, &to, r, s);
+    for (int64_t i = from; i < to; i++) {
         if (!json_array_append_new(ids, json_integer(r->ids.list[i]))) continue;
         json_decref(ids);
         return NULL;
@@ -114,33 +65,44 @@ static json_t *ids_of(const pc_rendered *r)
     return ids;
 }
 
-/* The text alone: image places as <image>. */
-static char *text_of(const pc_rendered *r, const setting *s)
+// Bytes of the answers, or null where one cannot be told from the text.
+static json_t *answers_of(const pc_rendered *r)
 {
-    pc_rendered plain = *r;
-    plain.supervised = calloc((size_t)r->ids.count + 1, 1);
-    char *text = plain.supervised ? pc_rendered_text(&plain, s->tok, s->image_id) : NULL;
-    free(plain.supervised);
-    return text;
+    json_t *spans = json_array();
+    for (int64_t i = 0; i < r->answers; i++) {
+        if (r->answer[i][0] < 0) {
+            json_decref(spans);
+            return json_null();
+        }
+        if (add_pair(spans, r->answer[i][0], r->answer[i][1])) continue;
+        json_decref(spans);
+        return NULL;
+    }
+    return spans;
+}
+
+static pc_status print_json(const pc_rendered *r, const setting *s)
+{
+    json_t *out = json_pack("{s:s, s:o, s:o, s:o, s:I}", "text", r->text, "ids", ids_of(r, s),
+                            "supervised", spans_of(r, s), "assistant_byte_spans", answers_of(r),
+                            "images", (json_int_t)r->images);
+    const pc_status st =
+        out ? data_print_json(out) : pc_fail(PC_ERR_MEMORY, "a rendered conversation");
+    json_decref(out);
+    return st;
 }
 
 static pc_status print(const pc_rendered *r, const setting *s, int64_t number)
 {
-    char *text = s->as_json ? text_of(r, s) : pc_rendered_text(r, s->tok, s->image_id);
-    pc_status st = text ? PC_OK : pc_fail(PC_ERR_MEMORY, "a rendered text");
-    if (!st && s->as_json) {
-        json_t *out = json_pack("{s:s, s:o, s:o, s:I}", "text", text, "ids", ids_of(r),
-                                "supervised", spans_of(r), "images", (json_int_t)r->images);
-        st = data_print_json(out);
-        json_decref(out);
-    } else if (!st) {
-        int64_t learned = 0;
-        for (int64_t i = 0; i < r->ids.count; i++) learned += r->supervised[i];
-        printf("--- %lld: %lld tokens, %lld learned, %lld images\n%s\n", (long long)number,
-               (long long)r->ids.count, (long long)learned, (long long)r->images, text);
-    }
+    if (s->as_json) return print_json(r, s);
+    char *text = pc_rendered_text(r, s->tok, s->image_id);
+    if (!text) return pc_fail(PC_ERR_MEMORY, "a rendered text");
+    int64_t learned = 0;
+    for (int64_t i = 0; i < r->ids.count; i++) learned += r->supervised[i];
+    printf("--- %lld: %lld tokens, %lld learned, %lld images\n%s\n", (long long)number,
+           (long long)r->ids.count, (long long)learned, (long long)r->images, text);
     free(text);
-    return st;
+    return PC_OK;
 }
 
 static pc_status render_line(const setting *s, const data_lines *l)
@@ -148,53 +110,136 @@ static pc_status render_line(const setting *s, const data_lines *l)
     json_error_t error;
     json_t *json = json_loadb(l->text, l->size, JSON_REJECT_DUPLICATES, &error);
     const json_t *list = json_is_object(json) ? json_object_get(json, "messages") : json;
-    const size_t n = json_array_size(list);
-    pc_message *m = calloc(n + 1, sizeof *m);
-    char **texts = calloc(n + 1, sizeof *texts);
     pc_rendered r = {0};
     pc_status st = PC_OK;
     if (!json)
         st = pc_fail(PC_ERR_INPUT, "column %d: %s", error.column, error.text);
     else if (!json_is_array(list))
         st = pc_fail(PC_ERR_INPUT, "expected an array of messages, or an object with `messages`");
-    else if (!m || !texts || n > 100000)
-        st = pc_fail(PC_ERR_MEMORY, "%zu messages", n);
-    if (!st) st = read_messages(m, texts, list, n);
-    if (!st) st = pc_template_render(s->tmpl, &r, s->tok, m, (int)n, s->generate, s->image_id);
+    if (!st) st = pc_template_render_json(s->tmpl, &r, s->tok, list, s->generate, s->image_id);
     if (!st) st = print(&r, s, l->number);
     pc_rendered_close(&r);
-    for (size_t i = 0; texts && i < n; i++) free(texts[i]);
-    free(texts);
-    free(m);
     json_decref(json);
     return st;
 }
 
-/* ---- the command ---- */
+// With --json a conversation that is refused is a line too, and the others follow.
+static pc_status print_refused(pc_status st, const data_lines *l, char first[1024])
+{
+    json_t *out = json_pack("{s:s}", "error", pc_error_text());
+    pc_context(st, "%s:%lld", l->name, (long long)l->number);
+    if (!*first) snprintf(first, 1024, "%s", pc_error_text());
+    const pc_status printed =
+        out ? data_print_json(out) : pc_fail(PC_ERR_MEMORY, "a refused conversation");
+    json_decref(out);
+    return printed;
+}
 
-/* A template by name with a tokenizer of its own, or a model that has both. */
-static pc_status open_setting(setting *s, const char *what, const char *tokenizer)
+static pc_status render_lines(const setting *s, data_lines *l)
+{
+    char *line, first[1024] = "";
+    pc_status st = PC_OK;
+    while (!st && !(st = data_lines_next(l, &line)) && line) {
+        if (line[strspn(line, " \t")] == '\0') continue;
+        st = render_line(s, l);
+        if (st == PC_ERR_INPUT && s->as_json)
+            st = print_refused(st, l, first);
+        else if (st)
+            pc_context(st, "%s:%lld", l->name, (long long)l->number);
+    }
+    return st || !*first ? st : pc_fail(PC_ERR_INPUT, "%s", first);
+}
+
+/* ---- what is rendered with ---- */
+
+static bool ends_in(const char *s, const char *end)
+{
+    const size_t n = strlen(s), k = strlen(end);
+    return n >= k && !strcmp(s + n - k, end);
+}
+
+static int32_t usual_image_id(const pc_tokenizer *tok)
+{
+    static const char *const names[] = {"<image>", "<|image_pad|>", "<image_placeholder>",
+                                        "<imgpad>"};
+    int32_t id = -1;
+    for (size_t i = 0; i < sizeof names / sizeof *names && id < 0; i++)
+        id = pc_tokenizer_id(tok, names[i]);
+    return id;
+}
+
+static pc_status open_file(setting *s, const char *path, const json_t *tokens)
+{
+    char *text = NULL;
+    size_t size = 0;
+    pc_template *t = NULL;
+    pc_status st = pc_file_read(&text, &size, path, (size_t)1 << 20);
+    if (!st) st = pc_template_open(&t, path, text, size, tokens);
+    s->tmpl = t;
+    free(text);
+    return st;
+}
+
+static pc_status open_model(setting *s, const char *path)
+{
+    pc_bundle b;
+    pc_status st = pc_bundle_open_light(&b, path);
+    if (st) return st;
+    s->tmpl = b.template;
+    s->tok = b.tokenizer;
+    b.tokenizer = NULL; // ours from here, and so is the template
+    b.template = NULL;
+    s->image_id = b.model.config.kind == PC_MODEL_VLM ? (int32_t)b.model.config.vlm.image_id : -1;
+    pc_bundle_close(&b);
+    return s->tmpl ? PC_OK : pc_fail(PC_ERR_INPUT, "'%s' names no template that is known", path);
+}
+
+// A directory is asked for its template and tokenizer, whether or not its network is known.
+static pc_status open_dir(setting *s, const char *dir)
+{
+    static const char *const keys[] = {"image_token_id", "image_token_index"};
+    json_t *config = NULL;
+    pc_template *t = NULL;
+    pc_status st = pc_template_open_dir(&t, dir);
+    if (st) return st;
+    s->tmpl = t;
+    if (!t) return open_model(s, dir);
+    if ((st = pc_hf_json(&config, dir, "config.json"))) return st;
+    for (int i = 0; i < 2; i++)
+        if (json_is_integer(json_object_get(config, keys[i])))
+            s->image_id = (int32_t)json_integer_value(json_object_get(config, keys[i]));
+    json_decref(config);
+    return data_open_tokenizer(&s->tok, dir);
+}
+
+/* A template by name or file with a tokenizer of its own, or a model that has both. */
+static pc_status open_setting(setting *s, const char *what, const char *tokenizer,
+                              const json_t *tokens)
 {
     pc_status st = PC_OK;
+    const bool file = ends_in(what, ".jinja");
     s->tmpl = pc_template_find(what);
-    if (s->tmpl && !tokenizer)
+    if ((s->tmpl || file) && !tokenizer)
         return pc_fail(PC_ERR_USAGE, "template '%s' needs --tokenizer FILE", what);
-    if (!s->tmpl) {
-        pc_bundle b;
-        if ((st = pc_bundle_open_light(&b, what))) return st;
-        s->tmpl = b.template;
-        s->tok = b.tokenizer;
-        b.tokenizer = NULL; // ours from here
-        s->image_id =
-            b.model.config.kind == PC_MODEL_VLM ? (int32_t)b.model.config.vlm.image_id : -1;
-        pc_bundle_close(&b);
-        if (!s->tmpl) return pc_fail(PC_ERR_INPUT, "'%s' names no template that is known", what);
+    if (!s->tmpl)
+        st = file                            ? open_file(s, what, tokens)
+             : pc_is_dir(what) && !tokenizer ? open_dir(s, what)
+             : pc_is_dir(what)               ? PC_OK
+                                             : open_model(s, what);
+    if (!st && tokenizer && !s->tmpl) { // the template alone of a directory
+        pc_template *t = NULL;
+        st = pc_template_open_dir(&t, what);
+        s->tmpl = t;
+        if (!st && !t) st = open_model(s, what);
     }
+    if (st) return st;
     if (tokenizer) {
         pc_tokenizer_close(s->tok);
+        s->tok = NULL;
         if ((st = data_open_tokenizer(&s->tok, tokenizer))) return st;
-        s->image_id = pc_tokenizer_id(s->tok, "<image>");
+        s->image_id = -1;
     }
+    if (s->tok && s->image_id < 0) s->image_id = usual_image_id(s->tok);
     return s->tok ? PC_OK
                   : pc_fail(PC_ERR_INPUT, "'%s' holds no tokenizer; give --tokenizer", what);
 }
@@ -204,19 +249,26 @@ pc_status data_render(int argc, char **argv)
     static const char *const examples[] = {
         "percept-data render runs/quickstart/tune/checkpoints/best.h5 --messages talks.jsonl",
         "percept-data render chatml --tokenizer tokenizer.json --messages talks.jsonl --generate",
+        "percept-data render llava-1.5-7b-hf --messages talks.jsonl --json",
+        "percept-data render own.jinja --tokenizer tokenizer.json --bos '<s>' --messages t.jsonl",
         NULL,
     };
-    const char *messages = NULL, *tokenizer = NULL;
+    const char *messages = NULL, *tokenizer = NULL, *bos = NULL, *eos = NULL;
     setting s = {.image_id = -1};
     const pc_cli_flag flags[] = {
         {"messages", PC_CLI_STRING, &messages, "FILE",
          "conversations, a line each; - for standard "
          "input",
          0, 0, NULL},
-        {"tokenizer", PC_CLI_STRING, &tokenizer, "FILE", "a tokenizer.json, for a template by name",
-         0, 0, NULL},
+        {"tokenizer", PC_CLI_STRING, &tokenizer, "FILE",
+         "a tokenizer.json or its folder, for a template by name or file", 0, 0, NULL},
+        {"bos", PC_CLI_STRING, &bos, "TOKEN", "bos_token of a template file", 0, 0, NULL},
+        {"eos", PC_CLI_STRING, &eos, "TOKEN", "eos_token of a template file", 0, 0, NULL},
         {"generate", PC_CLI_BOOL, &s.generate, NULL, "end with what invites the assistant to speak",
          0, 0, NULL},
+        {"add-special", PC_CLI_BOOL, &s.add_special, NULL,
+         "ids with what stands around the text too: BOS, and a stop the template leaves out", 0, 0,
+         NULL},
         {"json", PC_CLI_BOOL, &s.as_json, NULL, "text, ids and learned spans as JSON, a line each",
          0, 0, NULL},
     };
@@ -225,28 +277,30 @@ pc_status data_render(int argc, char **argv)
         .usage = "MODEL_OR_TEMPLATE",
         .about = "Writes conversations as a model is trained on them: the text, its token ids, and "
                  "which of them are learned. A conversation is a JSON array of {\"role\", "
-                 "\"content\"} on a line. Templates: vicuna_v1, plain, chatml, short.",
+                 "\"content\"} on a line. A template is a model's own, a .jinja file, or one of "
+                 "vicuna_v1, llava_v1, llava_llama_2, mistral_instruct, chatml_direct, plain, "
+                 "chatml, qwen, qwen2_vl, llama2, llama3, deepseek_vl, deepseek, short.",
         .flags = flags,
         .flag_count = sizeof flags / sizeof *flags,
         .min_args = 1,
         .max_args = 1,
         .examples = examples,
     };
-    char **args, *line;
+    char **args;
     int n;
     pc_status st = pc_cli_parse(&cli, argc, argv, &args, &n);
     if (st || !args) return st;
     if (!messages) return pc_fail(PC_ERR_USAGE, "percept-data render needs --messages FILE");
 
     data_lines lines = {0};
-    st = open_setting(&s, args[0], tokenizer);
+    json_t *tokens =
+        bos || eos ? json_pack("{s:s*, s:s*}", "bos_token", bos, "eos_token", eos) : NULL;
+    st = open_setting(&s, args[0], tokenizer, tokens);
     if (!st) st = data_lines_open(&lines, messages);
-    while (!st && !(st = data_lines_next(&lines, &line)) && line) {
-        if (line[strspn(line, " \t")] == '\0') continue;
-        st = render_line(&s, &lines);
-        if (st) pc_context(st, "%s:%lld", lines.name, (long long)lines.number);
-    }
+    if (!st) st = render_lines(&s, &lines);
     data_lines_close(&lines);
     pc_tokenizer_close(s.tok);
+    pc_template_close(s.tmpl);
+    json_decref(tokens);
     return st ? st : data_flush();
 }
