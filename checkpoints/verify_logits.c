@@ -78,12 +78,17 @@ static void make_pictures(job *j, const pc_image_geometry *g, int64_t images)
     float *data = pc_arena_bytes(&j->memory, (size_t)(crops * 3 * S * S) * sizeof *data);
     p->pixels = pc_view4(data, PC_F32, crops, 3, S, S);
     fill_random(j, p->pixels);
+    if (c->visual != PC_VISUAL_HYBRID) return;
+    const int64_t S2 = c->high.image_size;
+    float *high = pc_arena_bytes(&j->memory, (size_t)(images * 3 * S2 * S2) * sizeof *high);
+    p->high = pc_view4(high, PC_F32, images, 3, S2, S2);
+    fill_random(j, p->high);
 }
 
 // Whether random images can be made for these eyes and their rows fit the longest sequence.
 static bool has_room(pc_image_geometry *g, const pc_vlm_config *c)
 {
-    if (!c->vision.L || c->visual == PC_VISUAL_HYBRID) return false;
+    if (!c->vision.L) return false;
     *g = geometry_of(c);
     if (pc_vlm_measure(g, c)) return false;
     return g->rows + BEFORE + BEHIND <= c->decoder.T;
@@ -120,6 +125,8 @@ static size_t vlm_bytes(const pc_model *m)
     const bool images = has_room(&g, c);
     const int64_t S = c->vision.image_size;
     int64_t numbers = images ? g.crops * 3 * S * S : 0;
+    if (images && c->visual == PC_VISUAL_HYBRID)
+        numbers += 3 * c->high.image_size * c->high.image_size;
     if (images && c->visual == PC_VISUAL_GRID) numbers = g.t * g.h * g.w * patch_numbers(m);
     return (size_t)numbers * sizeof(float) + (size_t)(images ? g.rows + 64 : 64) * 512 + 65536;
 }

@@ -220,6 +220,95 @@ static void original(void)
                 "resampler"));
 }
 
+// Absent keys mean SigLIP's and SAM's classes; the hybrid's first global block is the list's first.
+static void deepseek(void)
+{
+    const pc_family *f;
+    pc_model_config c;
+    const pc_vlm_config *v = &c.vlm;
+    const pc_sam_config *s = &c.vlm.high;
+
+    CHECK(!parse(&f, &c, "{\"model_type\": \"deepseek_vl\"}") && v->visual == PC_VISUAL_SQUARE);
+    CHECK(v->feature_norm && v->feature_layer == -1 && v->image_id == 100015);
+    CHECK(v->vision.C == 768 && v->vision.head == PC_HEAD_MAP && v->projector.depth == 2);
+    for (int i = 0; i < f->variants; i++) CHECK(covers(f, &c, i));
+
+    CHECK(!parse(&f, &c,
+                 "{\"model_type\": \"deepseek_vl_hybrid\", \"tie_word_embeddings\": true, "
+                 "\"high_res_vision_config\": {\"global_attn_indexes\": [7, 3], \"mlp_dim\": null, "
+                 "\"mlp_ratio\": 2.5, \"qkv_bias\": false}}"));
+    CHECK(v->visual == PC_VISUAL_HYBRID && v->decoder.tied && !s->qkv_bias && s->F == 1920);
+    CHECK(s->globals == (1 << 7 | 1 << 3) && s->middle == 7 && s->image_size == 1024 &&
+          s->window == 14 && s->neck == 256 && pc_sam_side(s) == 64);
+    for (int i = 0; i < f->variants; i++) CHECK(covers(f, &c, i));
+    CHECK(refuses("{\"model_type\": \"deepseek_vl_hybrid\", \"high_res_vision_config\": "
+                  "{\"global_attn_indexes\": [2, 12]}}",
+                  "global_attn_indexes"));
+    CHECK(refuses("{\"model_type\": \"deepseek_vl_hybrid\", \"high_res_vision_config\": "
+                  "{\"global_attn_indexes\": []}}",
+                  "global_attn_indexes"));
+    CHECK(refuses("{\"model_type\": \"deepseek_vl_hybrid\", \"high_res_vision_config\": "
+                  "{\"image_size\": 1000}}",
+                  "image_size"));
+    CHECK(refuses("{\"model_type\": \"deepseek_vl_hybrid\", \"text_config\": {\"hidden_size\": 65, "
+                  "\"num_attention_heads\": 5, \"head_dim\": 12}}",
+                  "two halves"));
+    CHECK(refuses("{\"model_type\": \"deepseek_vl\", \"vision_config\": {\"model_type\": "
+                  "\"clip_vision_model\"}}",
+                  "siglip_vision_model"));
+}
+
+#define DEEPSEEK_7B(tower, layer, depth, projector)                                                \
+    "{\"model_type\": \"multi_modality\", \"vision_config\": {\"cls\": \"HybridVisionTower\", "    \
+    "\"params\": {\"concat_type\": \"tuple\", \"high_res_cfg\": {\"image_size\": 1024, "           \
+    "\"model_name\": \"" tower "\", \"select_feature\": \"same\", \"select_layer\": -1}, "         \
+    "\"low_res_cfg\": {\"image_size\": 384, \"model_name\": \"siglip_large_patch16_384\", "        \
+    "\"select_feature\": \"same\", \"select_layer\": " layer "}}}, \"aligner_config\": "           \
+    "{\"cls\": \"MlpProjector\", \"params\": {\"depth\": " depth ", \"input_dim\": 1024, "         \
+    "\"n_embed\": 4096, \"projector_type\": \"" projector "\"}}, \"language_config\": "            \
+    "{\"max_position_embeddings\": 16384, \"model_type\": \"llama\", \"num_hidden_layers\": 30, "  \
+    "\"vocab_size\": 102400}}"
+
+// As released: towers by name, and of the language model what differs from Llama's class.
+static void deepseek_original(void)
+{
+    const pc_family *f;
+    pc_model_config c;
+    const pc_vlm_config *v = &c.vlm;
+    const char *split = "low_high_hybrid_split_mlp_gelu";
+
+    CHECK(!parse(&f, &c,
+                 DEEPSEEK_7B("sam_b_downsample", "-1", "2", "low_high_hybrid_split_mlp_gelu")));
+    CHECK(v->decoder.C == 4096 && v->decoder.F == 11008 && v->decoder.L == 30 &&
+          v->decoder.V == 102400 && v->decoder.T == 16384 && !v->decoder.tied);
+    CHECK(v->vision.C == 1024 && v->vision.L == 24 && v->vision.act == PC_ACT_GELU &&
+          pc_vlm_rows_per_image(v) == 576 && v->feature_norm);
+    CHECK(v->high.C == 768 && v->high.globals == 2340 && v->high.middle == 2 &&
+          pc_hybrid_width(&v->high) == 1024);
+    CHECK(covers(f, &c, 0));
+    CHECK(!parse(&f, &c,
+                 DEEPSEEK_7B("sam_b_downsample", "-2", "3", "low_high_hybrid_split_mlp_gelu")));
+    CHECK(v->vision.L == 23 && v->projector.depth == 3 && covers(f, &c, 0));
+    CHECK(refuses(DEEPSEEK_7B("sam_h", "-1", "2", "low_high_hybrid_split_mlp_gelu"), "sam_h"));
+    CHECK(refuses(DEEPSEEK_7B("sam_b_downsample", "-1", "2", "mlp_gelu"), split));
+    CHECK(refuses(DEEPSEEK_7B("sam_b_downsample", "-25", "2", "low_high_hybrid_split_mlp_gelu"),
+                  "select_layer"));
+    CHECK(refuses(DEEPSEEK_7B("sam_b_downsample", "-1", "9", "low_high_hybrid_split_mlp_gelu"),
+                  "depth"));
+
+    // 1.3B: one tower.
+    CHECK(
+        !parse(&f, &c,
+               "{\"model_type\": \"multi_modality\", \"vision_config\": {\"cls\": "
+               "\"CLIPVisionTower\", \"params\": {\"image_size\": 384, \"model_name\": "
+               "\"siglip_large_patch16_384\"}}, \"aligner_config\": {\"params\": {\"depth\": 2, "
+               "\"n_embed\": 2048, \"projector_type\": \"mlp_gelu\"}}, \"language_config\": "
+               "{\"hidden_size\": 2048, \"intermediate_size\": 5632, \"num_attention_heads\": 16, "
+               "\"num_hidden_layers\": 24, \"vocab_size\": 102400}}"));
+    CHECK(v->visual == PC_VISUAL_SQUARE && v->decoder.D == 128 && covers(f, &c, 0));
+    CHECK(refuses("{\"model_type\": \"multi_modality\"}", "vision_config"));
+}
+
 static void decoders(void)
 {
     const pc_family *f;
@@ -273,6 +362,8 @@ int main(void)
     llava();
     tiles();
     original();
+    deepseek();
+    deepseek_original();
     decoders();
     return check_report("families");
 }

@@ -117,12 +117,24 @@ static bool ends(const char *s, const char *end)
 
 // ---- forward -----------------------------------------------------------------------------------
 
+// Maps (B,C,h,w) as rows (B,h,w,C).
+static void rows_of_planes(float *x, const pc_st_entry *e)
+{
+    const int64_t B = e->dim[0], C = e->dim[1], P = e->dim[2] * e->dim[3];
+    float *copy = floats(e);
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t p = 0; p < P; p++)
+            for (int64_t c = 0; c < C; c++) x[(b * P + p) * C + c] = copy[(b * C + c) * P + p];
+    free(copy);
+}
+
 // Rows (b,t) of a tensor (B,T,...) that count; every row of any other.
 static double masked_error(const pc_st_entry *a, const pc_st_entry *b, const pc_st_entry *mask)
 {
     float *x = floats(a), *y = floats(b);
     int64_t n = numel(b);
 
+    if (b->rank == 4 && ends(b->name, "neck_output")) rows_of_planes(y, b);
     if (mask && b->rank == 3 && b->dim[0] == mask->dim[0] && b->dim[1] == mask->dim[1]) {
         const int64_t rows = b->dim[0] * b->dim[1], C = b->dim[2];
         float *m = floats(mask);

@@ -20,6 +20,8 @@ static const pair pairs[] = {
     // after the last norm where all rows go through it, else what the blocks gave
     {"vision_last_hidden_state", {"vision.post", "vision.selected"}},
     {"low_res_last_hidden_state", {"vision.selected", "vision.post"}},
+    {"high_res_features", {"vision.high.features"}},
+    {"sam_neck_output", {"vision.high.neck"}},
     {"vision_pooled", {"vision.pooled", "vision.embedding"}},
     {"text_last_hidden_state", {"text.normed"}},
     {"text_pooled", {"text.embedding", "text.pooled"}},
