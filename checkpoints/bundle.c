@@ -172,11 +172,22 @@ static pc_status open_native(pc_bundle *b, const char *path, bool weights)
 /* ---- Hugging Face directories ---- */
 
 // The layout that a family's published models were tuned with.
-static const char *usual_template(const pc_family *f)
+static const char *usual_template(const pc_family *f, const json_t *config)
 {
     static const char *const usual[][2] = {{"llava", "vicuna_v1"},
                                            {"llava (original)", "vicuna_v1"},
-                                           {"qwen2", "chatml"}};
+                                           {"llava_next", "vicuna_v1"},
+                                           {"llava_onevision", "chatml"},
+                                           {"qwen", "qwen"},
+                                           {"qwen2", "chatml"},
+                                           {"qwen2_vl", "qwen2_vl"},
+                                           {"deepseek_vl", "deepseek_vl"},
+                                           {"deepseek_vl_hybrid", "deepseek_vl"},
+                                           {"deepseek_vl (original)", "deepseek_vl"}};
+    const json_t *text = json_object_get(config, "text_config");
+    const char *decoder = json_string_value(json_object_get(text, "model_type"));
+    if (decoder && !strcmp(decoder, "mistral") && !strncmp(f->name, "llava", 5))
+        return "mistral_instruct";
     for (size_t i = 0; i < sizeof usual / sizeof *usual; i++)
         if (!strcmp(f->name, usual[i][0])) return usual[i][1];
     return NULL;
@@ -195,9 +206,9 @@ static pc_status dir_image(pc_bundle *b, const char *dir, const json_t *config)
 }
 
 // The directory's own chat template, where it has one that can be read; otherwise the family's usual one.
-static pc_status dir_template(pc_bundle *b, const char *dir)
+static pc_status dir_template(pc_bundle *b, const char *dir, const json_t *config)
 {
-    const char *name = usual_template(b->family);
+    const char *name = usual_template(b->family, config);
     pc_template *own = NULL;
     pc_status st = pc_template_open_dir(&own, dir);
     if (st == PC_ERR_MEMORY || st == PC_ERR_IO) return st;
@@ -252,7 +263,7 @@ static pc_status open_dir(pc_bundle *b, const char *dir, bool weights)
     b->model.config = c.model;
     if ((st = dir_image(b, dir, c.json)) || (st = check_image_size(b)))
         st = pc_context(st, "'%s'", dir);
-    if (!st) st = dir_template(b, dir);
+    if (!st) st = dir_template(b, dir, c.json);
     if (!st) st = dir_tokenizer(b, dir);
     if (!st && weights) st = dir_weights(b, dir, &c);
     pc_hf_config_close(&c);
@@ -273,21 +284,28 @@ static const pc_family *gguf_family(const pc_model_config *c)
     return pc_family_find(c->vlm.vision.L ? eyes : text);
 }
 
-// A layout of ours that writes what the file's chat template does; the families' usual one where it says nothing.
-static const char *gguf_template(const pc_gguf_model *m)
+// The file's own chat template; where it cannot be read, or there is none, the usual one.
+static pc_status gguf_template(pc_bundle *b, const pc_gguf_model *m)
 {
     const char *t = m->chat_template;
-    if (t && strstr(t, "<|im_start|>")) return "chatml";
-    if (t && strstr(t, "USER:") && strstr(t, "ASSISTANT:")) return "vicuna_v1";
-    if (t) return NULL;
-    return m->config.vlm.decoder.qkv_bias ? "chatml" : m->eyes ? "vicuna_v1" : NULL;
+    const char *usual = m->config.vlm.decoder.qkv_bias ? "chatml" : m->eyes ? "vicuna_v1" : NULL;
+    pc_template *own = NULL;
+    if (t && strstr(t, "<|im_start|>")) usual = "chatml";
+    if (t) {
+        pc_status st = pc_template_open(&own, "tokenizer.chat_template", t, strlen(t), NULL);
+        if (st == PC_ERR_MEMORY) return st;
+        if (st)
+            pc_warn("%s%s%s", pc_error_text(), usual ? "; used instead: " : "", usual ? usual : "");
+    }
+    b->template = own ? own : usual ? pc_template_find(usual) : NULL;
+    return PC_OK;
 }
 
 static pc_status gguf_text(pc_bundle *b, const pc_gguf_model *m)
 {
-    const char *name = gguf_template(m);
-    b->template = name ? pc_template_find(name) : NULL;
-    pc_status st = pc_gguf_tokenizer(&b->tokenizer, m->text);
+    pc_status st = gguf_template(b, m);
+    if (st) return st;
+    st = pc_gguf_tokenizer(&b->tokenizer, m->text);
     if (st == PC_ERR_MEMORY || st == PC_ERR_IO) return st;
     if (st) pc_warn("opened without its tokenizer: %s", pc_error_text());
     return PC_OK;

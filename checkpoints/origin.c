@@ -437,7 +437,7 @@ pc_status pc_origin_texts(pc_native_text *out, const pc_origin *o)
               copy_if(&out->source, t->source);
     if (ok && b->has_image) ok = (out->image = json_text(pc_image_config_to_json(&b->image)));
     if (ok && b->tokenizer) ok = (out->tokenizer = pc_tokenizer_json(b->tokenizer));
-    if (ok && b->template) ok = (out->template_name = strdup(pc_template_name(b->template)));
+    if (ok && b->template) ok = (out->template_name = strdup(pc_template_text(b->template)));
     pc_status st = ok ? PC_OK : pc_fail(PC_ERR_MEMORY, "checkpoint texts");
     for (int i = 0; i < t->file_count && !st; i++)
         st = pc_native_add_file(out, t->files[i].name, t->files[i].data, t->files[i].size);

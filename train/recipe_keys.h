@@ -70,7 +70,7 @@
     X(REAL, words,  "0.0", 0, 0.9, "", "two towers: this share of a caption's tokens hidden at each visit")
 
 #define RECIPE_TEXT_KEYS(X)                                                                                            \
-    X(TEXT, template,   "\"\"", 0, 0, "", "how a conversation is written: short, vicuna_v1, plain, chatml; the checkpoint's, or short, when empty") \
+    X(TEXT, template,   "\"\"", 0, 0, "", "how a conversation is written: short, vicuna_v1, plain, chatml and others (docs/templates.md), or a .jinja file; the checkpoint's, or short, when empty") \
     X(TEXT, tokenizer,  "\"\"", 0, 0, "", "tokenizer.json, a folder or checkpoint that has one; the checkpoint's when empty. Or {train: {vocab: N}}") \
     X(INT,  max_tokens, "0", 0, 1048576, "tokens", "longest sequence, image rows included; longer ones lose whole turns from the end. 0: what the model can hold") \
     X(BOOL, branches,   "false", 0, 0, "", "the turns of a conversation share its image and do not see each other")    \

@@ -8,6 +8,7 @@
 #include "train/run.h"
 
 #include "data/images/visual.h"
+#include "model/core/file.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -105,9 +106,26 @@ static pc_status open_tokenizer(run *u)
     return pc_context(st, "data.text.tokenizer");
 }
 
+// A chat template in a file; the bundle owns it in place of its own.
+static pc_status template_file(run *u, const char *path)
+{
+    char *text = NULL;
+    size_t size = 0;
+    pc_template *own = NULL;
+    pc_status st = pc_file_read(&text, &size, path, (size_t)1 << 20);
+    if (!st) st = pc_template_open(&own, path, text, size, NULL);
+    free(text);
+    if (st) return pc_context(st, "data.text.template");
+    pc_template_close(u->bundle.template);
+    u->template = u->bundle.template = own;
+    return PC_OK;
+}
+
 static pc_status choose_template(run *u)
 {
     const char *name = u->recipe->text.template;
+    const size_t n_name = strlen(name);
+    if (n_name > 6 && !strcmp(name + n_name - 6, ".jinja")) return template_file(u, name);
     if (!*name && u->bundle.template) {
         u->template = u->bundle.template;
         return PC_OK;
@@ -306,7 +324,7 @@ static pc_status write_texts(run *u, bool going_on)
         t->model = json_text(pc_model_config_to_json(&u->model->config));
         t->image = json_text(pc_image_config_to_json(&u->image));
         t->tokenizer = pc_tokenizer_json(u->tokenizer);
-        t->template_name = strdup(pc_template_name(u->template));
+        t->template_name = strdup(pc_template_text(u->template));
         carry(u);
         const pc_adapters *a = &u->model->adapters;
         if (a->count && !(t->adapters = pc_adapters_text(a, u->recipe->lora.dropout)))

@@ -114,7 +114,8 @@ static pc_status render_builtin(const pc_template *t, pc_rendered *out, const pc
 static pc_status image_text(char **out, const pc_tokenizer *tok, int32_t image_id)
 {
     *out = NULL;
-    if (image_id >= 0) return pc_tokenizer_decode(tok, out, &image_id, 1, false);
+    if (image_id >= 0 && image_id < pc_tokenizer_vocab(tok))
+        return pc_tokenizer_decode(tok, out, &image_id, 1, false);
     *out = strdup(PC_IMAGE_MARK);
     return *out ? PC_OK : pc_fail(PC_ERR_MEMORY, "an image mark");
 }

@@ -216,9 +216,24 @@ typedef struct source_run {
     json_t *variables;
     const json_t *messages;
     pc_jinja_output text;
-    int32_t stop;
+    int32_t stop, image_id;
     int64_t marks_room;
 } source_run;
+
+// A model without a token for images has an id behind the last one for them: the text is cut at the marks.
+static pc_status encode(pc_ids *out, const source_run *s, const char *text, size_t size)
+{
+    const size_t mark = strlen(PC_IMAGE_MARK);
+    const bool cut = s->image_id >= pc_tokenizer_vocab(s->tok);
+    pc_status st = PC_OK;
+    for (const char *at; cut && !st && (at = memmem(text, size, PC_IMAGE_MARK, mark));) {
+        st = pc_tokenizer_encode(s->tok, out, text, (size_t)(at - text), true);
+        if (!st) st = pc_ids_add(out, s->image_id);
+        size -= (size_t)(at - text) + mark;
+        text = at + mark;
+    }
+    return st ? st : pc_tokenizer_encode(s->tok, out, text, size, true);
+}
 
 // How many bytes of the text a shorter conversation prints: -1 when it is no beginning of the text.
 static int64_t beginning(source_run *s, size_t n, bool generate)
@@ -261,7 +276,7 @@ static pc_status id_at(int64_t *id, source_run *s, int64_t byte, bool last)
     const int32_t *ids = out->ids.list + out->framed;
     const int64_t count = out->ids.count - out->framed;
     pc_ids before = {0};
-    pc_status st = pc_tokenizer_encode(s->tok, &before, s->text.text, (size_t)byte, true);
+    pc_status st = encode(&before, s, s->text.text, (size_t)byte);
     int64_t k = 0;
     while (!st && k < before.count && k < count && before.list[k] == ids[k]) k++;
     if (k < before.count && k < count && last) k++;
@@ -374,7 +389,7 @@ static pc_status add_tail(source_run *s, bool generate)
     if (generate || n == 0 || !is_assistant(json_array_get(s->messages, n - 1)) || s->stop < 0)
         return PC_OK;
     while (last >= out->framed && out->ids.list[last] != s->stop &&
-           is_blank(s->tok, out->ids.list[last]))
+           out->ids.list[last] != s->image_id && is_blank(s->tok, out->ids.list[last]))
         last--;
     if (last >= out->framed && out->ids.list[last] == s->stop) return PC_OK;
     const int64_t from = out->ids.count;
@@ -385,14 +400,14 @@ static pc_status add_tail(source_run *s, bool generate)
     return st;
 }
 
-static pc_status check_images(source_run *s, int32_t image_id, int64_t images)
+static pc_status check_images(source_run *s, int64_t images)
 {
     pc_rendered *out = s->out;
     bool answered = false;
     out->first_turn = out->framed;
     for (int64_t i = 0; i < out->ids.count; i++) {
         answered |= out->supervised[i] != 0;
-        if (image_id < 0 || out->ids.list[i] != image_id) continue;
+        if (s->image_id < 0 || out->ids.list[i] != s->image_id) continue;
         out->images++;
         if (!answered) out->first_turn = i + 1;
     }
@@ -438,7 +453,7 @@ int32_t pc_source_stop(const pc_template *t, const pc_tokenizer *tok)
     return stop >= 0 ? stop : pc_tokenizer_eos(tok);
 }
 
-static pc_status render(source_run *s, bool generate, int32_t image_id, int64_t images)
+static pc_status render(source_run *s, bool generate, int64_t images)
 {
     pc_rendered *out = s->out;
     const size_t n = json_array_size(s->messages);
@@ -446,7 +461,7 @@ static pc_status render(source_run *s, bool generate, int32_t image_id, int64_t 
     if (st) return pc_context(st, "chat template '%s'", s->t->name);
     if (!(out->text = strdup(s->text.text)))
         return pc_fail(PC_ERR_MEMORY, "a text of %zu bytes", s->text.size);
-    st = pc_tokenizer_encode(s->tok, &out->ids, s->text.text, s->text.size, true);
+    st = encode(&out->ids, s, s->text.text, s->text.size);
     if (!st) st = add_frame(s);
     if (!st) st = pc_mark_ids(out, &s->marks_room, 0, false);
     if (!st && out->ids.count == 0 && !(out->supervised = calloc(1, 1)))
@@ -454,19 +469,19 @@ static pc_status render(source_run *s, bool generate, int32_t image_id, int64_t 
     if (!st) st = find_answers(s);
     if (!st) st = learn_answers(s);
     if (!st) st = add_tail(s, generate);
-    return st ? st : check_images(s, image_id, images);
+    return st ? st : check_images(s, images);
 }
 
 pc_status pc_source_render(const pc_template *t, pc_rendered *out, const pc_tokenizer *tok,
                            const json_t *messages, bool generate, int32_t image_id, int64_t images)
 {
-    source_run s = {.t = t, .tok = tok, .out = out, .messages = messages};
+    source_run s = {.t = t, .tok = tok, .out = out, .messages = messages, .image_id = image_id};
     *out = (pc_rendered){0};
     s.variables = variables_of(t, tok);
     if (!s.variables) return pc_fail(PC_ERR_MEMORY, "variables of a template");
     s.stop = written_stop(t, tok, s.variables);
     if (s.stop < 0) s.stop = pc_tokenizer_eos(tok);
-    pc_status st = render(&s, generate, image_id, images);
+    pc_status st = render(&s, generate, images);
     pc_jinja_output_close(&s.text);
     json_decref(s.variables);
     if (st) pc_rendered_close(out);
