@@ -9,7 +9,6 @@
  */
 #include "checkpoints/bundle.h"
 
-#include "checkpoints/gguf_model.h"
 #include "checkpoints/hf_carry.h"
 #include "checkpoints/mapped.h"
 #include "model/core/file.h"
@@ -337,9 +336,12 @@ static pc_status open_gguf(pc_bundle *b, const char *path, const char *mmproj, b
         st = pc_fail(PC_ERR_INPUT, "'%s' is a vision tower alone (an mmproj); give the text model",
                      path);
     if (!st) st = gguf_text(b, &m);
-    if (!st && weights) st = pc_model_open(&b->model, &m.config, PC_F32, true);
-    if (!st && weights) st = pc_context(pc_gguf_model_load(&b->model.params, &m), "'%s'", path);
+    if (!st && weights) st = pc_model_open(&b->model, &m.config, PC_F32, !b->mapped);
     if (!st && weights && b->family) st = b->family->aliases(&b->aliases, &m.config, 0);
+    if (!st && weights)
+        st = pc_context(b->mapped ? pc_gguf_views_bind(&b->gguf, &b->model, &b->room, &m)
+                                  : pc_gguf_model_load(&b->model.params, &m),
+                        "'%s'", path);
     pc_gguf_model_close(&m);
     return st;
 }
@@ -412,6 +414,7 @@ void pc_bundle_close(pc_bundle *b)
     pc_aliases_close(&b->aliases);
     pc_native_text_close(&b->text);
     pc_safetensors_close(b->files); // the model's matrices may lie in them
+    pc_gguf_views_close(&b->gguf);
     pc_arena_close(&b->room);
     *b = (pc_bundle){0};
 }

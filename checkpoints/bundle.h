@@ -6,6 +6,7 @@
 #define PC_CHECKPOINTS_BUNDLE_H
 
 #include "checkpoints/adapters.h"
+#include "checkpoints/gguf_model.h"
 #include "checkpoints/native.h"
 #include "checkpoints/safetensors.h"
 #include "data/images/image.h"
@@ -25,6 +26,7 @@ typedef struct pc_bundle {
     double adapter_dropout; // of the adapters in a native checkpoint
     bool mapped;            // opened for inference: matrices may lie in the files (mapped.h)
     pc_safetensors *files;  // they lie in these
+    pc_gguf_views gguf;     // or in these
     pc_arena room;
     char path[4096];
 } pc_bundle;

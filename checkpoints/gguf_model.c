@@ -210,7 +210,7 @@ pc_gguf_tensor pc_gguf_model_tensor(const pc_gguf_model *m, int64_t i)
     return i < n ? pc_gguf_at(m->text, i) : pc_gguf_at(m->eyes, i - n);
 }
 
-static bool find_alias(pc_gguf_tensor *t, const pc_gguf_model *m, int i)
+bool pc_gguf_model_find(pc_gguf_tensor *t, const pc_gguf_model *m, int i)
 {
     return pc_gguf_find(t, i < m->eyes_first ? m->text : m->eyes, m->aliases.list[i].theirs);
 }
@@ -257,7 +257,7 @@ pc_status pc_gguf_match_open(pc_gguf_match *out, const pc_gguf_model *m)
     for (int i = 0; i < n; i++) {
         pc_gguf_tensor t;
         names[i] = m->aliases.list[i].theirs;
-        if (!find_alias(&t, m, i))
+        if (!pc_gguf_model_find(&t, m, i))
             out->missing[out->missing_count++] = i;
         else if (!same_shape(&m->aliases.list[i], &t))
             out->misshapen[out->misshapen_count++] = i;
@@ -316,7 +316,7 @@ static pc_status match_status(const pc_gguf_match *x, const pc_gguf_model *m)
         const pc_alias *a = &m->aliases.list[x->misshapen[0]];
         pc_gguf_tensor t;
         char is[96], wants[96];
-        find_alias(&t, m, (int)x->misshapen[0]);
+        pc_gguf_model_find(&t, m, (int)x->misshapen[0]);
         return pc_fail(PC_ERR_FORMAT, "tensor '%s': the file has %s, its metadata ask for %s%s",
                        a->theirs, shape_text(is, sizeof is, t.rank, t.dim),
                        shape_text(wants, sizeof wants, a->rank, a->dim),
@@ -325,6 +325,15 @@ static pc_status match_status(const pc_gguf_match *x, const pc_gguf_model *m)
     name_some(text, sizeof text, x->missing_count, "missing", x->missing, m, false);
     name_some(text, sizeof text, x->surplus_count, "not known", x->surplus, m, true);
     return text[0] ? pc_fail(PC_ERR_FORMAT, "%s", text) : PC_OK;
+}
+
+pc_status pc_gguf_model_check(const pc_gguf_model *m)
+{
+    pc_gguf_match x = {0};
+    pc_status st = pc_gguf_match_open(&x, m);
+    if (!st) st = match_status(&x, m);
+    pc_gguf_match_close(&x);
+    return st;
 }
 
 /* ---- numbers ---- */
@@ -354,7 +363,7 @@ pc_status pc_gguf_model_read(float *out, const pc_gguf_model *m, int i)
 {
     const pc_alias *a = &m->aliases.list[i];
     pc_gguf_tensor t;
-    if (!find_alias(&t, m, i) || !same_shape(a, &t))
+    if (!pc_gguf_model_find(&t, m, i) || !same_shape(a, &t))
         return pc_fail(PC_ERR_FORMAT, "tensor '%s' is missing or of another shape", a->theirs);
     const int frame = pc_gguf_frame(a, &m->config);
     if (frame >= 0) return read_frame(out, m, &t, frame);
@@ -366,10 +375,7 @@ pc_status pc_gguf_model_read(float *out, const pc_gguf_model *m, int i)
 
 pc_status pc_gguf_model_load(pc_params *params, const pc_gguf_model *m)
 {
-    pc_gguf_match x = {0};
-    pc_status st = pc_gguf_match_open(&x, m);
-    if (!st) st = match_status(&x, m);
-    pc_gguf_match_close(&x);
+    pc_status st = pc_gguf_model_check(m);
     int64_t *filled = calloc((size_t)params->count + 1, sizeof *filled);
     if (!filled) return pc_fail(PC_ERR_MEMORY, "table of %d parameters", params->count);
     for (int i = 0; i < m->aliases.count && !st; i++) {

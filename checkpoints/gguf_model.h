@@ -3,7 +3,8 @@
  * it, an mmproj with the vision tower and the projector.
  *
  *   gguf_config.c   metadata -> pc_model_config, image settings     gguf_model.c   the pair, its tensors, loading
- *   gguf_vocab.c    the vocabulary both ways                        gguf_names.c   names and the order of rows
+ *   gguf_views.c    the same without reading them                   gguf_names.c   names and the order of rows
+ *   gguf_vocab.c    the vocabulary both ways
  */
 #ifndef PC_CHECKPOINTS_GGUF_MODEL_H
 #define PC_CHECKPOINTS_GGUF_MODEL_H
@@ -48,14 +49,30 @@ int64_t pc_gguf_model_tensors(const pc_gguf_model *m);
 // The numbers of alias i as our parameters have them (rows in our order), to where its run of numbers begins in ours
 // (pc_alias_data). A frame of a grid's stem is put between the others.
 pc_status pc_gguf_model_read(float *out, const pc_gguf_model *m, int i);
-// All of them into bound f32 parameters; what is missing or misshapen is an error that names it.
+// All of them into bound f32 parameters; what is missing, misshapen or surplus is an error that names it.
 pc_status pc_gguf_model_load(pc_params *params, const pc_gguf_model *m);
+
+/*
+ * For inference: matrices stay in the files, in their types (mapped.h), blocks included. Rows of queries and keys that
+ * are permuted are copied into our order, as they are stored. The views belong to the bundle that they serve.
+ */
+typedef struct pc_gguf_views {
+    pc_gguf_model model; // taken over from the caller
+    void **copies;
+    int count;
+} pc_gguf_views;
+pc_status pc_gguf_views_bind(pc_gguf_views *out, pc_model *model, pc_arena *room, pc_gguf_model *m);
+void pc_gguf_views_close(pc_gguf_views *v); // a zeroed one is fine
 
 // The vocabulary of a text file; *out NULL with PC_OK when it has none.
 pc_status pc_gguf_tokenizer(pc_tokenizer **out, const pc_gguf *g);
 
-// ---- for gguf_model.c ----
+// ---- for these files alone ----
 pc_status pc_gguf_decoder_config(pc_model_config *out, bool *llama, const pc_gguf *g);
+pc_status
+pc_gguf_model_check(const pc_gguf_model *m); // that nothing is missing, misshapen or surplus
+bool pc_gguf_model_find(pc_gguf_tensor *out, const pc_gguf_model *m,
+                        int i); // the tensor of alias i
 pc_status pc_gguf_eyes_config(pc_model_config *out, pc_image_config *image,
                               pc_gguf_spelling *spelling, const pc_gguf *g);
 

@@ -19,7 +19,7 @@ typedef struct choices {
     bool greedy, json;
     double temperature, top_p;
     int64_t top_k, seed, max_tokens, threads;
-    const char *system, *adapter;
+    const char *system, *adapter, *mmproj;
 } choices;
 
 static choices defaults(void)
@@ -27,7 +27,7 @@ static choices defaults(void)
     return (choices){.temperature = 0.0, .top_p = 1.0, .max_tokens = 256};
 }
 
-enum { FLAGS = 11 };
+enum { FLAGS = 12 };
 
 static void flag_list(pc_cli_flag out[FLAGS], choices *c)
 {
@@ -47,6 +47,8 @@ static void flag_list(pc_cli_flag out[FLAGS], choices *c)
          "what the model is told first, instead of its template's words", 0, 0, NULL},
         {"adapter", PC_CLI_STRING, &c->adapter, "DIR", "PEFT folder: its adapters on the model", 0,
          0, NULL},
+        {"mmproj", PC_CLI_STRING, &c->mmproj, "FILE",
+         "eyes of a .gguf, where they are not the mmproj beside it", 0, 0, NULL},
         {"threads", PC_CLI_INT, &c->threads, "N", "threads; as many as processors unless given", 0,
          4096, NULL},
         {"json", PC_CLI_BOOL, &c->json, NULL, "the answer as a JSON object", 0, 0, NULL},
@@ -132,7 +134,7 @@ static pc_status ask(const char *model, const char *question, const choices *c)
     pc_status st;
 
     if (!text) return pc_fail(PC_ERR_MEMORY, "the question");
-    if ((st = pc_bundle_open_mapped(&bundle, model, NULL)) ||
+    if ((st = pc_bundle_open_mapped(&bundle, model, c->mmproj)) ||
         (st = pc_bundle_adapt(&bundle, c->adapter)) ||
         (st = check_images(&bundle, c->images.count)) ||
         (st = answerer_open(&a, &bundle, (int)c->threads)))
@@ -272,7 +274,7 @@ pc_status chat_main(int argc, char **argv)
     pc_status st = pc_cli_parse(&cli, argc, argv, &args, &n);
 
     if (!st && args && !(st = check(&c, "percept chat")) &&
-        !(st = pc_bundle_open_mapped(&bundle, args[0], NULL)) &&
+        !(st = pc_bundle_open_mapped(&bundle, args[0], c.mmproj)) &&
         !(st = pc_bundle_adapt(&bundle, c.adapter)) &&
         !(st = check_images(&bundle, c.images.count)) &&
         !(st = answerer_open(&a, &bundle, (int)c.threads)))

@@ -117,8 +117,8 @@ out:
     return st;
 }
 
-static pc_status evaluate(char **args, int n, suite_input *in, const char *data, bool json,
-                          const char *report, const char *answers, int64_t threads)
+static pc_status evaluate(char **args, int n, suite_input *in, const char *mmproj, const char *data,
+                          bool json, const char *report, const char *answers, int64_t threads)
 {
     evaluation *e = calloc(1, sizeof *e);
     pc_status st = PC_OK;
@@ -127,7 +127,7 @@ static pc_status evaluate(char **args, int n, suite_input *in, const char *data,
     if (n - 1 > SUITES_MAX)
         st = pc_fail(PC_ERR_USAGE, "percept eval: at most %d suites", SUITES_MAX);
     for (int i = 1; i < n && !st; i++) st = parse_suite(&e->asked[e->count++], args[i], data);
-    if (!st && !(st = pc_bundle_open_mapped(&e->bundle, args[0], NULL)) && answers) {
+    if (!st && !(st = pc_bundle_open_mapped(&e->bundle, args[0], mmproj)) && answers) {
         in->answers = fopen(answers, "w");
         if (!in->answers) st = pc_fail_errno("cannot write '%s'", answers);
     }
@@ -146,7 +146,7 @@ pc_status eval_main(int argc, char **argv)
 {
     static const char *const usual[] = {"a photo of a {}."};
     suite_input in = {.max_tokens = 16, .cards = CARDS};
-    const char *data = NULL, *report = NULL, *answers = NULL;
+    const char *mmproj = NULL, *data = NULL, *report = NULL, *answers = NULL;
     bool json = false, no_blind = false;
     int64_t threads = 0;
     pc_cli_strings templates = {0};
@@ -177,6 +177,8 @@ pc_status eval_main(int argc, char **argv)
          NULL},
         {"template", PC_CLI_STRINGS, &templates, "TEXT",
          "classify: prompt with {} for the class; repeat for more", 0, 0, NULL},
+        {"mmproj", PC_CLI_STRING, &mmproj, "FILE",
+         "eyes of a .gguf, where they are not the mmproj beside it", 0, 0, NULL},
         {"threads", PC_CLI_INT, &threads, "N", "threads; as many as processors unless given", 0,
          4096, NULL},
     };
@@ -213,7 +215,7 @@ pc_status eval_main(int argc, char **argv)
         in.blind = !no_blind;
         in.templates = templates.count ? templates.list : usual;
         in.n_templates = templates.count ? templates.count : 1;
-        st = evaluate(args, n, &in, data, json, report, answers, threads);
+        st = evaluate(args, n, &in, mmproj, data, json, report, answers, threads);
     }
     pc_cli_strings_close(&templates);
     return st;

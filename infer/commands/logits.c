@@ -232,8 +232,8 @@ static pc_status write_out(const job *j, const pc_taps *taps, const char *path)
     return st;
 }
 
-static pc_status run(const char *model_path, const char *adapter, const char *inputs,
-                     const char *out, bool taps_wanted, int64_t threads)
+static pc_status run(const char *model_path, const char *mmproj, const char *adapter,
+                     const char *inputs, const char *out, bool taps_wanted, int64_t threads)
 {
     pc_bundle bundle = {0};
     pc_safetensors *file = NULL;
@@ -242,7 +242,7 @@ static pc_status run(const char *model_path, const char *adapter, const char *in
     job j = {.model = &bundle.model};
     pc_status st;
 
-    if ((st = pc_bundle_open_mapped(&bundle, model_path, NULL)) ||
+    if ((st = pc_bundle_open_mapped(&bundle, model_path, mmproj)) ||
         (st = pc_bundle_adapt(&bundle, adapter)) || (st = pc_safetensors_open(&file, inputs)))
         goto done;
     if ((st = pc_given_open(&j.given, file, &bundle.model.config, "", -1)) || (st = prepare(&j))) {
@@ -266,7 +266,7 @@ done:
 
 pc_status logits_main(int argc, char **argv)
 {
-    const char *adapter = NULL, *inputs = NULL, *out = NULL;
+    const char *adapter = NULL, *mmproj = NULL, *inputs = NULL, *out = NULL;
     bool taps = false;
     int64_t threads = 0;
     const pc_cli_flag flags[] = {
@@ -274,6 +274,8 @@ pc_status logits_main(int argc, char **argv)
          "safetensors with input_ids, attention_mask, labels, pixel_values", 0, 0, NULL},
         {"adapter", PC_CLI_STRING, &adapter, "DIR", "PEFT folder: its adapters on the model", 0, 0,
          NULL},
+        {"mmproj", PC_CLI_STRING, &mmproj, "FILE",
+         "eyes of a .gguf, where they are not the mmproj beside it", 0, 0, NULL},
         {"out", PC_CLI_STRING, &out, "FILE", "safetensors to write", 0, 0, NULL},
         {"taps", PC_CLI_BOOL, &taps, NULL, "add every named activation", 0, 0, NULL},
         {"threads", PC_CLI_INT, &threads, "N", "threads; as many as processors unless given", 0,
@@ -305,5 +307,5 @@ pc_status logits_main(int argc, char **argv)
     if (!inputs || !out)
         return pc_fail(PC_ERR_USAGE, "percept logits: --%s FILE is needed",
                        inputs ? "out" : "inputs");
-    return run(args[0], adapter, inputs, out, taps, threads);
+    return run(args[0], mmproj, adapter, inputs, out, taps, threads);
 }
