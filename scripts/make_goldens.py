@@ -4,7 +4,7 @@
     python3 scripts/make_goldens.py [--out tests/goldens] [--env build/goldens-env] [--only NAME ...]
 
 Tiny models with random weights and fixed seeds (CLIP with erf GELU, SigLIP, LLaVA with grouped heads and several
-images, Qwen2-VL with images and films, the first Qwen-VL), their outputs, every gradient, 20 AdamW steps of the first
+images, Qwen2-VL with images and films, the first Qwen-VL, DeepSeek-VL's hybrid), their outputs, every gradient, 20 AdamW steps of the first
 three, and greedy generation. Nothing is downloaded but the libraries, which go into an environment of its own. Files:
 see tests/goldens/README.md.
 """
@@ -46,7 +46,8 @@ except ImportError:
 
 from torch import nn
 from torch.nn import functional as F
-from transformers import (CLIPConfig, CLIPModel, LlavaConfig, LlavaForConditionalGeneration,
+from transformers import (CLIPConfig, CLIPModel, DeepseekVLHybridConfig,
+                          DeepseekVLHybridForConditionalGeneration, LlavaConfig, LlavaForConditionalGeneration,
                           Qwen2VLConfig, Qwen2VLForConditionalGeneration, SiglipConfig, SiglipModel)
 
 STEPS = 20
@@ -679,21 +680,88 @@ def make_qwen_vl(out):
     generations(out, lambda b: model(**b), prompts)
 
 
+# ---- DeepSeek-VL's hybrid ----------------------------------------------------------------------
+
+DEEPSEEK_IMAGE, DEEPSEEK_ROWS, LOW_SIDE, HIGH_SIDE = 71, 9, 15, 40
+
+
+def deepseek_batch(seed, rows):
+    """rows: images and tokens of text."""
+    g = torch.Generator().manual_seed(seed)
+    lines, images = [], 0
+    for count, length in rows:
+        ids = torch.randint(3, 70, (2,), generator=g).tolist()
+        for _ in range(count):
+            images += 1
+            ids += [DEEPSEEK_IMAGE] * DEEPSEEK_ROWS + torch.randint(3, 70, (1,), generator=g).tolist()
+        text = torch.randint(3, 70, (length,), generator=g).tolist()
+        lines.append((ids + text, [-100] * len(ids) + text))
+    batch = padded(lines)
+    if images:
+        batch["pixel_values"] = torch.randn((images, 3, LOW_SIDE, LOW_SIDE), generator=g)
+        batch["high_res_pixel_values"] = torch.randn((images, 3, HIGH_SIDE, HIGH_SIDE), generator=g)
+    return batch
+
+
+def make_deepseek_vl_hybrid(out):
+    out.mkdir(parents=True, exist_ok=True)
+    config = DeepseekVLHybridConfig(
+        image_token_id=DEEPSEEK_IMAGE, tie_word_embeddings=True,
+        text_config=dict(model_type="llama", vocab_size=74, hidden_size=36, intermediate_size=52,
+                         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=10,
+                         max_position_embeddings=128, rms_norm_eps=1e-6, pad_token_id=0, bos_token_id=1,
+                         eos_token_id=2, tie_word_embeddings=True),
+        vision_config=dict(model_type="siglip_vision_model", hidden_size=20, intermediate_size=32,
+                           num_hidden_layers=2, num_attention_heads=2, image_size=LOW_SIDE, patch_size=5,
+                           hidden_act="gelu", vision_use_head=False),
+        # windows of 2 in a grid of 5; the first global block of the list is not the lowest
+        high_res_vision_config=dict(model_type="sam_vision_model", hidden_size=24, num_hidden_layers=3,
+                                    num_attention_heads=3, image_size=HIGH_SIDE, patch_size=8, window_size=2,
+                                    global_attn_indexes=[1, 0], output_channels=6, mlp_dim=None,
+                                    mlp_ratio=1.5))
+    config._attn_implementation = "eager"
+    model = DeepseekVLHybridForConditionalGeneration(config).eval()
+    randomise(model, 16)
+    with torch.no_grad():
+        model.model.high_res_vision_alpha.fill_(0.8)  # published models began at 0
+    model.tie_weights()
+    model.save_pretrained(out)
+    names = rename(model, out)
+
+    batch = deepseek_batch(6000, [(1, 9), (2, 5), (0, 7)])
+    o = model(**batch)
+    o.loss.backward()
+    dump(out / "inputs.safetensors", batch)
+    sam = model.model.high_res_vision_model(batch["high_res_pixel_values"], output_hidden_states=True)
+    low = model.model.vision_model(batch["pixel_values"]).last_hidden_state
+    dump(out / "outputs.safetensors",
+         {"logits": o.logits, "loss": o.loss.reshape(1), "low_res_last_hidden_state": low,
+          "sam_neck_output": sam.last_hidden_state} |
+         {f"sam_hidden_states.{i}": h for i, h in enumerate(sam.hidden_states)})
+    dump(out / "grads.safetensors", gradients(model, names))
+    generations(out, lambda b: model(**b).logits,
+                [deepseek_batch(6100, [(1, 4)]), deepseek_batch(6101, [(2, 3)]), deepseek_batch(6102, [(0, 6)])])
+
+
 def main():
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
     folders = {"clip": make_clip, "siglip": make_siglip, "llava": make_llava,
-               "qwen2_vl": make_qwen2_vl, "qwen_vl": make_qwen_vl}
+               "qwen2_vl": make_qwen2_vl, "qwen_vl": make_qwen_vl,
+               "deepseek_vl_hybrid": make_deepseek_vl_hybrid}
     for name, make in folders.items():
         if ARGS.only and name not in ARGS.only:
             continue
         make(ARGS.out / name)
         (ARGS.out / name / "model.safetensors").chmod(0o644)
         (ARGS.out / name / "generation_config.json").unlink(missing_ok=True)
-    dump_json(ARGS.out / "versions.json", {"torch": torch.__version__.split("+")[0],
-                                           "transformers": transformers.__version__})
+    versions = {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__}
+    if ARGS.only:  # the others keep what they were made with
+        before = json.loads((ARGS.out / "versions.json").read_text())
+        versions = before | {name: versions for name in ARGS.only}
+    dump_json(ARGS.out / "versions.json", versions)
     size = sum(f.stat().st_size for f in ARGS.out.rglob("*") if f.is_file())
     print(f"{ARGS.out}: {size / 2**20:.1f} MiB")
 
