@@ -197,8 +197,12 @@ static pc_status dir_image(pc_bundle *b, const char *dir, const json_t *config)
     json_t *preprocessor = NULL, *processor = NULL;
     pc_status st = pc_hf_json(&preprocessor, dir, "preprocessor_config.json");
     if (!st) st = pc_hf_json(&processor, dir, "processor_config.json");
-    if (!st)
+    if (!st && json_object_get(config, "model_cfg") && !preprocessor) {
+        st = pc_image_config_from_open_clip(&b->image, config);
+        b->has_image = !st;
+    } else if (!st) {
         st = pc_image_config_from_files(&b->image, &b->has_image, preprocessor, processor, config);
+    }
     json_decref(preprocessor);
     json_decref(processor);
     return st;

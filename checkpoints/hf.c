@@ -44,10 +44,21 @@ static pc_status refuse_quantised(const json_t *json)
                    method ? method : "an unnamed method");
 }
 
+// open_clip's own file names no type.
+static pc_status open_clip_json(json_t **out, const char *dir)
+{
+    const pc_status st = pc_hf_json(out, dir, "open_clip_config.json");
+    if (st || !json_is_object(*out)) return st;
+    return json_object_set_new(*out, "model_type", json_string("open_clip"))
+               ? pc_fail(PC_ERR_MEMORY, "open_clip_config.json")
+               : PC_OK;
+}
+
 pc_status pc_hf_config_open(pc_hf_config *out, const char *dir)
 {
     *out = (pc_hf_config){0};
     pc_status st = pc_hf_json(&out->json, dir, "config.json");
+    if (!st && !out->json) st = open_clip_json(&out->json, dir);
     if (!st && !out->json) st = pc_fail(PC_ERR_INPUT, "no config.json");
     if (!st) st = refuse_quantised(out->json);
     if (!st) st = pc_family_from_config(&out->family, &out->model, out->json);
@@ -203,7 +214,13 @@ pc_status pc_hf_read(float *out, const pc_alias *a, const pc_st_entry *e)
     part.bytes = (size_t)a->count * size;
     part.rank = 1;
     part.dim[0] = a->count;
-    return pc_st_floats(out, &part, a->count);
+    if (!a->transposed) return pc_st_floats(out, &part, a->count);
+    float *theirs = malloc((size_t)a->count * sizeof *theirs);
+    if (!theirs) return pc_fail(PC_ERR_MEMORY, "tensor '%s'", a->theirs);
+    const pc_status st = pc_st_floats(theirs, &part, a->count);
+    if (!st) pc_alias_to_ours(out, a, theirs);
+    free(theirs);
+    return st;
 }
 
 pc_status pc_hf_load(pc_params *params, const pc_hf_match *m, const pc_safetensors *s)

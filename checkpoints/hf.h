@@ -36,7 +36,7 @@ void pc_hf_match_close(pc_hf_match *m);
 // PC_OK when nothing is missing, misshapen or surplus; otherwise an error that names them.
 pc_status pc_hf_match_status(const pc_hf_match *m, const pc_safetensors *s);
 
-// The numbers of one alias (its `count`), widened.
+// The numbers of one alias (its `count`), widened, in our order.
 pc_status pc_hf_read(float *out, const pc_alias *a, const pc_st_entry *e);
 // Their numbers into our bound f32 parameters; every number of ours must come from somewhere.
 pc_status pc_hf_load(pc_params *params, const pc_hf_match *m, const pc_safetensors *s);

@@ -39,7 +39,8 @@ static bool covers(const runs *r, const pc_param *p, const pc_aliases *names)
     if (p->rank != 2 || r->count < 1 || r->count > (p->linear ? PC_PIECES : 1)) return false;
     for (int i = 0; i < r->count; i++) {
         const pc_alias *a = &names->list[r->alias[i]];
-        if (a->row != row || a->offset % p->dim[1] || a->count % p->dim[1]) return false;
+        if (a->transposed || a->row != row || a->offset % p->dim[1] || a->count % p->dim[1])
+            return false;
         row += a->count / p->dim[1];
     }
     return row == p->dim[0];

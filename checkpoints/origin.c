@@ -326,14 +326,38 @@ static pc_status gguf_floats(pc_origin *o, float *out, const run *r, int64_t at,
     return PC_OK;
 }
 
+// Numbers [at, at + count) of our order out of a tensor that is turned round: it is read whole.
+static pc_status turned_floats(pc_origin *o, float *out, const run *r, int64_t at, int64_t count)
+{
+    const pc_alias *a = &o->match.aliases.list[r->alias];
+    const int64_t n = pc_alias_numel(a);
+    if (o->read_alias != r->alias + 1) {
+        if (n > o->whole_room) {
+            float *more = realloc(o->whole, (size_t)n * sizeof *more);
+            if (!more) return pc_fail(PC_ERR_MEMORY, "tensor '%s'", a->theirs);
+            o->whole = more;
+            o->whole_room = n;
+        }
+        o->read_alias = 0;
+        const pc_status st = pc_hf_read(o->whole, a, r->entry);
+        if (st) return st;
+        o->read_alias = r->alias + 1;
+    }
+    memcpy(out, o->whole + at, (size_t)count * sizeof *out);
+    return PC_OK;
+}
+
 static pc_status read_stored(pc_origin *o, float *out, const pc_param *p, int64_t at, int64_t count)
 {
     if (o->native) return entry_floats(out, pc_safetensors_find(o->tensors, p->name), at, count);
     pc_status st = PC_OK;
     for (const run *r = first_run(o, p->name, at); count > 0 && !st; r++) {
         const int64_t skip = at - r->begin, n = r->count - skip < count ? r->count - skip : count;
-        st = r->entry ? entry_floats(out, r->entry, r->offset + skip, n)
-                      : gguf_floats(o, out, r, r->offset + skip, n);
+        if (r->entry && o->match.aliases.list[r->alias].transposed)
+            st = turned_floats(o, out, r, skip, n);
+        else
+            st = r->entry ? entry_floats(out, r->entry, r->offset + skip, n)
+                          : gguf_floats(o, out, r, r->offset + skip, n);
         out += n;
         at += n;
         count -= n;

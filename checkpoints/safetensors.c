@@ -323,8 +323,12 @@ pc_status pc_safetensors_open(pc_safetensors **out, const char *path)
 
 pc_status pc_safetensors_open_dir(pc_safetensors **out, const char *dir)
 {
-    static const char *const names[] = {"model.safetensors", "model.safetensors.index.json",
-                                        "pytorch_model.bin", "pytorch_model.bin.index.json"};
+    static const char *const names[] = {"model.safetensors",
+                                        "model.safetensors.index.json",
+                                        "pytorch_model.bin",
+                                        "pytorch_model.bin.index.json",
+                                        "open_clip_model.safetensors",
+                                        "open_clip_pytorch_model.bin"};
     char path[PATH_MAX];
     *out = NULL;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

@@ -74,6 +74,8 @@ json_t *pc_image_config_to_json(const pc_image_config *c);
  */
 pc_status pc_image_config_from_files(pc_image_config *out, bool *found, const json_t *preprocessor,
                                      const json_t *processor, const json_t *config);
+// open_clip_config.json: preprocess_cfg, and the size in model_cfg.
+pc_status pc_image_config_from_open_clip(pc_image_config *out, const json_t *config);
 // preprocessor_config.json alone.
 pc_status pc_image_config_from_hf(pc_image_config *out, const json_t *preprocessor_config);
 

@@ -12,6 +12,7 @@
 static const pc_family *const families[] = {
     &pc_family_clip,
     &pc_family_siglip,
+    &pc_family_open_clip,
     &pc_family_llava,
     &pc_family_llava_original,
     &pc_family_llava_mistral,
@@ -134,6 +135,41 @@ void pc_alias_add_part(pc_aliases *a, const char *ours, int64_t row, int64_t off
     va_start(args, fmt);
     alias_fill(x, ours, row, offset, count, rank, dim, fmt, args);
     va_end(args);
+}
+
+void pc_alias_add_transposed(pc_aliases *a, const char *ours, int64_t O, int64_t I, const char *fmt,
+                             ...)
+{
+    const int64_t dim[2] = {I, O};
+    pc_alias *x = alias_new(a);
+    if (!x) return;
+    va_list args;
+    va_start(args, fmt);
+    alias_fill(x, ours, 0, 0, -1, 2, dim, fmt, args);
+    va_end(args);
+    x->transposed = true;
+}
+
+static void transpose(float *out, const float *in, int64_t rows, int64_t columns)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = 0; k < columns; k++) out[k * rows + r] = in[r * columns + k];
+}
+
+void pc_alias_to_theirs(float *theirs, const pc_alias *a, const float *ours)
+{
+    if (a->transposed)
+        transpose(theirs, ours, a->dim[1], a->dim[0]);
+    else
+        memcpy(theirs, ours, (size_t)a->count * sizeof *ours);
+}
+
+void pc_alias_to_ours(float *ours, const pc_alias *a, const float *theirs)
+{
+    if (a->transposed)
+        transpose(ours, theirs, a->dim[0], a->dim[1]);
+    else
+        memcpy(ours, theirs, (size_t)a->count * sizeof *ours);
 }
 
 void pc_aliases_close(pc_aliases *a)

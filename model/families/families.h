@@ -21,6 +21,7 @@ typedef struct pc_alias {
     int64_t dim[PC_MAX_RANK + 1]; // the whole of theirs
     int64_t row;                  // first row of ours
     int64_t offset, count;        // elements of theirs
+    bool transposed; // theirs is (in, out): number (i, o) is ours (o, i); always the whole of both
 } pc_alias;
 
 typedef struct pc_aliases {
@@ -54,10 +55,16 @@ void pc_alias_add(pc_aliases *a, const char *ours, int64_t row, int rank, const 
 // The same for `count` elements of theirs from `offset` on.
 void pc_alias_add_part(pc_aliases *a, const char *ours, int64_t row, int64_t offset, int64_t count,
                        int rank, const int64_t *dim, const char *fmt, ...) PC_PRINTF(8, 9);
+// Theirs (in, out), applied as x W, of our matrix (out, in).
+void pc_alias_add_transposed(pc_aliases *a, const char *ours, int64_t O, int64_t I, const char *fmt,
+                             ...) PC_PRINTF(5, 6);
 void pc_aliases_close(pc_aliases *a);
 int64_t pc_alias_numel(const pc_alias *a); // elements of theirs; 1 for rank 0
 // Where the entry's run of numbers begins in our parameter's tensor (its weight, gradient or moment, dense f32).
 float *pc_alias_data(const pc_alias *a, pc_tensor ours);
+// `count` numbers in our order as they stand in theirs, and the other way; the same where nothing is transposed.
+void pc_alias_to_theirs(float *theirs, const pc_alias *a, const float *ours);
+void pc_alias_to_ours(float *ours, const pc_alias *a, const float *theirs);
 
 // config.json helpers with defaults; a value of the wrong type or outside [min, max] is PC_ERR_FORMAT naming the key.
 pc_status pc_json_int(int64_t *out, const json_t *o, const char *key, int64_t def, int64_t min,

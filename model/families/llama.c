@@ -93,6 +93,31 @@ static pc_status rope_config(pc_rope_config *r, const json_t *text, int64_t T, d
                    name);
 }
 
+// Which blocks have the window: newer files list it (layer_types), in older ones it begins at max_window_layers. It is
+// all or none here.
+static pc_status window_everywhere(pc_decoder_config *d, const json_t *text,
+                                   const class_defaults *k)
+{
+    const json_t *types = json_object_get(text, "layer_types");
+    int64_t first = 0, sliding = 0;
+    pc_status st = PC_OK;
+    if (k->window_switch &&
+        (st = pc_json_int(&first, text, "max_window_layers", 28, 0, (int64_t)1 << 24)))
+        return st;
+    for (int64_t i = 0; i < d->L; i++) {
+        const json_t *type = json_array_get(types, (size_t)i);
+        sliding += json_is_array(types) ? json_is_string(type) &&
+                                              !strcmp(json_string_value(type), "sliding_attention")
+                                        : i >= first;
+    }
+    if (sliding == 0) d->window = 0;
+    if (sliding == 0 || sliding == d->L) return PC_OK;
+    return pc_fail(PC_ERR_FORMAT,
+                   "key '%s': %lld of %lld blocks have a sliding window; expected all or none",
+                   json_is_array(types) ? "layer_types" : "max_window_layers", (long long)sliding,
+                   (long long)d->L);
+}
+
 pc_status pc_family_decoder(pc_decoder_config *d, const json_t *text)
 {
     return pc_family_decoder_of(d, text, "llama");
@@ -132,6 +157,7 @@ pc_status pc_family_decoder_of(pc_decoder_config *d, const json_t *text, const c
         (st = pc_json_int(&d->D, text, "head_dim", d->C / d->H, 1, most)))
         return st;
     if (!use_window || d->window >= d->T) d->window = 0;
+    if (d->window && (st = window_everywhere(d, text, k))) return st;
 
     if (act != PC_ACT_SILU)
         return pc_fail(PC_ERR_FORMAT, "key 'hidden_act': a decoder's gate is silu here");

@@ -81,9 +81,10 @@ void pc_family_down_aliases(pc_aliases *out, const pc_sam_config *c, const char 
                             const char *second, const char *alpha);
 
 // The table's rows.
-extern const pc_family pc_family_clip, pc_family_siglip, pc_family_llava, pc_family_llava_original,
-    pc_family_llava_mistral, pc_family_llava_qwen, pc_family_llava_next, pc_family_llava_onevision,
-    pc_family_llama, pc_family_mistral, pc_family_qwen2, pc_family_qwen2_vl, pc_family_qwen,
-    pc_family_deepseek_vl, pc_family_deepseek_vl_hybrid, pc_family_deepseek_vl_original;
+extern const pc_family pc_family_clip, pc_family_siglip, pc_family_open_clip, pc_family_llava,
+    pc_family_llava_original, pc_family_llava_mistral, pc_family_llava_qwen, pc_family_llava_next,
+    pc_family_llava_onevision, pc_family_llama, pc_family_mistral, pc_family_qwen2,
+    pc_family_qwen2_vl, pc_family_qwen, pc_family_deepseek_vl, pc_family_deepseek_vl_hybrid,
+    pc_family_deepseek_vl_original;
 
 #endif

@@ -156,6 +156,36 @@ static void llava(void)
     CHECK(!c.vlm.keep_class && c.vlm.vision.head == PC_HEAD_MAP && covers(f, &c, 0));
 }
 
+static void open_clip(void)
+{
+    const pc_family *f;
+    pc_model_config c;
+
+    CHECK(!parse(
+        &f, &c,
+        "{\"model_type\": \"open_clip\", \"model_cfg\": {\"embed_dim\": 512, \"vision_cfg\": "
+        "{\"patch_size\": 32}, \"text_cfg\": {}}}"));
+    CHECK(c.clip.vision.H == 12 && c.clip.vision.act == PC_ACT_GELU && c.clip.vision.F == 3072 &&
+          c.clip.text.pool == PC_POOL_LARGEST && c.clip.loss == PC_CONTRAST_SOFTMAX);
+    for (int v = 0; v < f->variants; v++) CHECK(covers(f, &c, v));
+    CHECK(!parse(&f, &c,
+                 "{\"model_type\": \"open_clip\", \"model_cfg\": {\"quick_gelu\": true, "
+                 "\"init_logit_bias\": -10, \"vision_cfg\": {}, \"text_cfg\": {}}}"));
+    CHECK(c.clip.vision.act == PC_ACT_QUICK && c.clip.loss == PC_CONTRAST_SIGMOID &&
+          covers(f, &c, 0));
+    CHECK(refuses("{\"model_type\": \"open_clip\", \"model_cfg\": {\"vision_cfg\": "
+                  "{\"timm_model_name\": \"vit_base\"}, \"text_cfg\": {}}}",
+                  "vit_base"));
+    CHECK(
+        refuses("{\"model_type\": \"open_clip\", \"model_cfg\": {\"vision_cfg\": {}, \"text_cfg\": "
+                "{\"hf_model_name\": \"roberta\"}}}",
+                "roberta"));
+    CHECK(refuses("{\"model_type\": \"open_clip\", \"model_cfg\": {\"vision_cfg\": {\"layers\": "
+                  "[3, 4, 6, 3]}, \"text_cfg\": {}}}",
+                  "ResNet"));
+    CHECK(refuses("{\"model_type\": \"open_clip\"}", "model_cfg"));
+}
+
 // Tiles: the lists of the classes, and what their features become.
 static void tiles(void)
 {
@@ -348,6 +378,20 @@ static void decoders(void)
     CHECK(refuses(
         "{\"model_type\": \"llama\", \"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}}",
         "yarn"));
+    // A window from some block on, from none on, in all blocks.
+    CHECK(
+        refuses("{\"model_type\": \"qwen2\", \"sliding_window\": 8, \"use_sliding_window\": true, "
+                "\"max_position_embeddings\": 64, \"max_window_layers\": 3}",
+                "29 of 32 blocks"));
+    CHECK(!parse(&f, &a,
+                 "{\"model_type\": \"qwen2\", \"sliding_window\": 8, \"use_sliding_window\": true, "
+                 "\"num_hidden_layers\": 28}") &&
+          d->window == 0);
+    CHECK(!parse(&f, &a,
+                 "{\"model_type\": \"qwen2\", \"sliding_window\": 8, \"use_sliding_window\": true, "
+                 "\"num_hidden_layers\": 2, \"layer_types\": [\"sliding_attention\", "
+                 "\"sliding_attention\"]}") &&
+          d->window == 8);
     CHECK(refuses("{\"model_type\": \"llama\", \"attention_bias\": true}", "attention_bias"));
     CHECK(refuses("{\"model_type\": \"llama\", \"hidden_act\": \"gelu\"}", "hidden_act"));
     CHECK(refuses("{\"model_type\": \"lama\"}", "did you mean \"llama\""));
@@ -359,6 +403,7 @@ int main(void)
 {
     clip();
     siglip();
+    open_clip();
     llava();
     tiles();
     original();

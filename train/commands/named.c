@@ -19,6 +19,7 @@ pc_status named_aliases(pc_aliases *out, const pc_bundle *b)
             const pc_alias *a = &b->aliases.list[i];
             pc_alias_add_part(out, a->ours, a->row, a->offset, a->count, a->rank, a->dim, "%s",
                               a->theirs);
+            if (!out->status) out->list[out->count - 1].transposed = a->transposed;
         }
         return pc_adapters_names(out, &b->model);
     }
@@ -69,7 +70,7 @@ static pc_status gather(pc_st_out *out, bool *trained, const pc_aliases *names, 
         if (!p->trainable) continue;
         if (!data && !(data = malloc((size_t)n * sizeof *data)))
             return pc_fail(PC_ERR_MEMORY, "tensor '%s'", head->theirs);
-        memcpy(data + a->offset, pc_alias_data(a, x), (size_t)a->count * sizeof *data);
+        pc_alias_to_theirs(data + a->offset, a, pc_alias_data(a, x));
         filled += a->count;
     }
     if (!filled) return PC_OK;
