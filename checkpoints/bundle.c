@@ -281,6 +281,7 @@ static const pc_family *gguf_family(const pc_model_config *c)
     const pc_decoder_config *d = &c->vlm.decoder;
     const char *text = d->qkv_bias ? "qwen2" : d->window ? "mistral" : "llama";
     const char *eyes = c->vlm.visual == PC_VISUAL_GRID    ? "qwen2_vl"
+                       : c->vlm.feature_norm              ? "deepseek_vl"
                        : c->vlm.visual != PC_VISUAL_TILES ? "llava"
                        : c->vlm.max_tiles                 ? "llava_onevision"
                                                           : "llava_next";
@@ -317,11 +318,27 @@ static pc_status gguf_text(pc_bundle *b, const pc_gguf_model *m)
 // A file of a vocabulary alone has no tensors, and may be of any architecture.
 static pc_status vocabulary_alone(pc_bundle *b, bool *alone, const char *path)
 {
-    pc_gguf *g = NULL;
-    pc_status st = pc_gguf_open(&g, path);
-    *alone = !st && !pc_gguf_count(g);
-    if (*alone) st = pc_gguf_tokenizer(&b->tokenizer, g);
-    pc_gguf_close(g);
+    pc_gguf_model m = {.bos = -1, .eos = -1};
+    pc_status st = pc_gguf_open(&m.text, path);
+    *alone = !st && !pc_gguf_count(m.text);
+    if (*alone && !(st = pc_gguf_text(&m.chat_template, m.text, "tokenizer.chat_template")) &&
+        !(st = gguf_template(b, &m)))
+        st = pc_gguf_tokenizer(&b->tokenizer, m.text);
+    pc_gguf_model_close(&m);
+    return st;
+}
+
+// Their names for our parameters; a model that the family cannot have goes without.
+static pc_status gguf_aliases(pc_bundle *b, const pc_model_config *c)
+{
+    if (!b->family) return PC_OK;
+    const pc_status st = b->family->aliases(&b->aliases, c, 0);
+    bool all = true;
+    for (int i = 0; i < b->aliases.count && all; i++)
+        all = pc_params_find(&b->model.params, b->aliases.list[i].ours) != NULL;
+    if (all) return st;
+    pc_aliases_close(&b->aliases);
+    b->family = NULL;
     return st;
 }
 
@@ -341,7 +358,7 @@ static pc_status open_gguf(pc_bundle *b, const char *path, const char *mmproj, b
                      path);
     if (!st) st = gguf_text(b, &m);
     if (!st && weights) st = pc_model_open(&b->model, &m.config, PC_F32, !b->mapped);
-    if (!st && weights && b->family) st = b->family->aliases(&b->aliases, &m.config, 0);
+    if (!st && weights) st = gguf_aliases(b, &m.config);
     if (!st && weights)
         st = pc_context(b->mapped ? pc_gguf_views_bind(&b->gguf, &b->model, &b->room, &m)
                                   : pc_gguf_model_load(&b->model.params, &m),

@@ -145,6 +145,11 @@ static void patterns(char *buf, size_t size, const json_t *pre)
     json_array_foreach((json_t *)(uintptr_t)steps, i, step) patterns(buf, size, step);
 }
 
+static bool begins(const char *text, const char *with)
+{
+    return !strncmp(text, with, strlen(with));
+}
+
 // The name of the way of splitting; NULL when no name stands for it.
 static const char *pre_name(const json_t *root)
 {
@@ -165,8 +170,8 @@ static const char *pre_name(const json_t *root)
         json_decref(model);
     }
     // DeepSeek's file writes its letters out; its first steps are like no other's.
-    if (!found && !strncmp(want, "[\r\n]\n\\s?[A-Za-z", 16)) found = "deepseek-llm";
-    if (!found && !strncmp(want, "[\\r\\n]\n\\s?[A-Za-z", 18)) found = "deepseek-llm";
+    if (!found && (begins(want, "[\r\n]\n\\s?[A-Za-z") || begins(want, "[\\r\\n]\n\\s?[A-Za-z")))
+        found = "deepseek-llm";
     return found;
 }
 

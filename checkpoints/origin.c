@@ -88,8 +88,10 @@ static pc_status make_runs(pc_origin *o)
         const pc_alias *x = &a->list[i];
         const pc_param *p = find_param(o, x->ours);
         PC_ASSERT(p, "the family names '%s', the model has no such parameter", x->ours);
+        // Frames of a stem lie between one another in ours: any order of them will do, they are read together.
+        const int frame = o->tensors ? -1 : pc_gguf_frame(x, &o->gguf.config);
         o->runs[i] = (run){x->ours,
-                           x->row * row_of(p),
+                           frame < 0 ? x->row * row_of(p) : frame * x->count,
                            x->count,
                            x->offset,
                            o->tensors ? pc_safetensors_find(o->tensors, x->theirs) : NULL,
@@ -298,10 +300,39 @@ static const run *first_run(const pc_origin *o, const char *ours, int64_t at)
     return &o->runs[lo];
 }
 
+static pc_status room_for_whole(pc_origin *o, int64_t n, const char *name)
+{
+    if (n <= o->whole_room) return PC_OK;
+    float *more = realloc(o->whole, (size_t)n * sizeof *more);
+    if (!more) return pc_fail(PC_ERR_MEMORY, "tensor '%s'", name);
+    o->whole = more;
+    o->whole_room = n;
+    return PC_OK;
+}
+
+// All frames of a stem, each put between the others. They are "alias" -1.
+static pc_status frame_floats(pc_origin *o, float *out, const run *r, int64_t at, int64_t count)
+{
+    const pc_aliases *a = &o->gguf.aliases;
+    if (o->read_alias != -1) {
+        pc_status st =
+            room_for_whole(o, a->list[r->alias].count * o->gguf.config.vlm.vision.frames, r->ours);
+        o->read_alias = 0;
+        for (int i = 0; i < a->count && !st; i++)
+            if (pc_gguf_frame(&a->list[i], &o->gguf.config) >= 0)
+                st = pc_gguf_model_read(o->whole, &o->gguf, i);
+        if (st) return st;
+        o->read_alias = -1;
+    }
+    memcpy(out, o->whole + r->begin + at, (size_t)count * sizeof *out);
+    return PC_OK;
+}
+
 // Rows of queries and keys may lie in another order, and blocks cannot be cut: such tensors are read whole.
 static pc_status gguf_floats(pc_origin *o, float *out, const run *r, int64_t at, int64_t count)
 {
     const pc_alias *a = &o->gguf.aliases.list[r->alias];
+    if (pc_gguf_frame(a, &o->gguf.config) >= 0) return frame_floats(o, out, r, at, count);
     const bool permuted = r->alias < o->gguf.eyes_first &&
                           pc_gguf_permuted(a, &o->gguf.config.vlm.decoder, o->gguf.llama);
     pc_gguf_tensor t = {0};
@@ -311,14 +342,10 @@ static pc_status gguf_floats(pc_origin *o, float *out, const run *r, int64_t at,
         return pc_gguf_floats(out, &t, at, count);
     const int64_t n = pc_alias_numel(a);
     if (o->read_alias != r->alias + 1) {
-        if (n > o->whole_room) {
-            float *more = realloc(o->whole, (size_t)n * sizeof *more);
-            if (!more) return pc_fail(PC_ERR_MEMORY, "tensor '%s'", a->theirs);
-            o->whole = more;
-            o->whole_room = n;
-        }
+        pc_status st = room_for_whole(o, n, a->theirs);
+        if (st) return st;
         o->read_alias = 0;
-        const pc_status st = pc_gguf_model_read(o->whole, &o->gguf, r->alias);
+        st = pc_gguf_model_read(o->whole, &o->gguf, r->alias);
         if (st) return st;
         o->read_alias = r->alias + 1;
     }

@@ -105,7 +105,7 @@ void pc_family_clip_vision_aliases(pc_aliases *out, const pc_vision_config *v, c
     snprintf(them, sizeof them, "%sencoder.layers.", theirs);
     pc_family_encoder_aliases(out, v->L, C, v->F, "vision", them);
     snprintf(them, sizeof them, "%spost_layernorm", theirs);
-    pc_family_pair(out, "vision.norm_post", 0, them, C, 0);
+    if (v->post_norm) pc_family_pair(out, "vision.norm_post", 0, them, C, 0);
 }
 
 pc_status pc_family_siglip_vision(pc_vision_config *v, const json_t *json)
@@ -169,7 +169,7 @@ void pc_family_siglip_vision_aliases(pc_aliases *out, const pc_vision_config *v,
     snprintf(them, sizeof them, "%sencoder.layers.", theirs);
     pc_family_encoder_aliases(out, v->L, v->C, v->F, "vision", them);
     snprintf(them, sizeof them, "%spost_layernorm", theirs);
-    pc_family_pair(out, "vision.norm_post", 0, them, v->C, 0);
+    if (v->post_norm) pc_family_pair(out, "vision.norm_post", 0, them, v->C, 0);
     if (v->head == PC_HEAD_MAP) map_head_aliases(out, v->C, v->head_F, theirs);
 }
 
