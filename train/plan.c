@@ -339,6 +339,9 @@ void plan_recompute(pc_model *m, pc_recompute how)
         m->vlm.config.vision.recompute = m->vlm.config.decoder.recompute = how;
         set_recompute(&m->vlm.vision.config.recompute, &m->vlm.vision.blocks, how);
         set_recompute(&m->vlm.decoder.config.recompute, &m->vlm.decoder.blocks, how);
+        set_recompute(&m->vlm.grid.config.recompute, &m->vlm.grid.blocks, how);
+        vlm->high.recompute = m->vlm.config.high.recompute = how;
+        m->vlm.hybrid.sam.config.recompute = how;
     }
 }
 

@@ -52,6 +52,9 @@ pc_status pc_visual_check(const pc_image_config *image, const pc_vlm_config *mod
     }
     if (image->size != model->vision.image_size)
         return differs("size in pixels", image->size, model->vision.image_size);
+    if (image->kind == PC_IMAGE_HYBRID && image->high.size != model->high.image_size)
+        return differs("size of the large square in pixels", image->high.size,
+                       model->high.image_size);
     if (image->kind == PC_IMAGE_TILES) return check_pinpoints(&image->pinpoints, &model->pinpoints);
     return PC_OK;
 }
@@ -63,6 +66,18 @@ pc_image_config pc_visual_default(const pc_vlm_config *model)
     if (model->visual == PC_VISUAL_TILES) {
         c.kind = PC_IMAGE_TILES;
         c.pinpoints = model->pinpoints;
+    }
+    if (model->visual == PC_VISUAL_HYBRID) { // as DeepSeek-VL's processor has it
+        c.kind = PC_IMAGE_HYBRID;
+        c.fit = PC_FIT_LONGEST;
+        c.min_size = 14;
+        c.high = (pc_image_high){.size = model->high.image_size, .filter = c.filter};
+        memcpy(c.high.mean, c.mean, sizeof c.mean);
+        memcpy(c.high.std, c.std, sizeof c.std);
+        for (int i = 0; i < 3; i++) {
+            c.high.fill[i] = (uint8_t)(255.0 * c.mean[i]);
+            c.mean[i] = c.std[i] = 0.5;
+        }
     }
     if (model->visual == PC_VISUAL_GRID) {
         const int64_t cell = model->vision.patch * model->merge;
