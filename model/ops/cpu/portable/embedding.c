@@ -32,7 +32,7 @@ static void embedding_rows(void *arg, int64_t begin, int64_t end, int worker)
         const int64_t id = checked_id(j, n);
         if (id < 0) continue;
         if (pc_stored(j->table, PC_REAL))
-            R(pc_widen_row)(pc_row(j->y, n), j->table, id, 0, j->table.dim[1]);
+            pc_widen_row(pc_row(j->y, n), j->table, id, 0, j->table.dim[1]);
         else
             memcpy(pc_row(j->y, n), pc_row(j->table, id), (size_t)j->table.dim[1] * sizeof(real));
     }

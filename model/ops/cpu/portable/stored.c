@@ -23,7 +23,7 @@ typedef struct stored_job {
     bool add;
 } stored_job;
 
-void R(pc_widen_row)(real *out, pc_tensor w, int64_t row, int64_t k, int64_t n)
+void pc_widen_row(real *out, pc_tensor w, int64_t row, int64_t k, int64_t n)
 {
     const void *from = pc_stored_at(w, row);
 #ifdef PC_REAL_F64
@@ -48,7 +48,7 @@ static void stored_rows(void *arg, int64_t begin, int64_t end, int worker)
         for (int64_t k = 0; k < I; k += TERMS) {
             const int64_t terms = pc_min64(TERMS, I - k);
             for (int64_t r = 0; r < rows; r++)
-                R(pc_widen_row)(tile + r * terms, j->w, o + r, k, terms);
+                pc_widen_row(tile + r * terms, j->w, o + r, k, terms);
             pc_gemm(NULL, false, true, j->N, rows, terms, 1, j->x + k, j->ldx, tile, terms,
                     j->add || k > 0 ? 1 : 0, j->y + o, j->ldy);
         }

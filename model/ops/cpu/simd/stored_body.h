@@ -216,6 +216,26 @@ PC_INLINE void two_byte_dots(float *sums, const uint8_t *w, int64_t pitch, const
     PC_UNROLL for (int i = 0; i < PC_THIN_N; i++) sums[i] = v_sum(v_add(acc[i][0], acc[i][1]));
 }
 
+// acc[m][i] += x[m] . wide[i] over kc numbers; `rows` is a constant where it is called.
+PC_INLINE void add_wide(vf acc[][PC_THIN_N], int rows, float wide[PC_THIN_N][CHUNK], const float *x,
+                        int64_t lda, int64_t kc)
+{
+    vf sum[PC_THIN_N][PC_THIN_N];
+    PC_UNROLL for (int m = 0; m < rows; m++) PC_UNROLL for (int i = 0; i < PC_THIN_N; i++)
+        sum[m][i] = acc[m][i];
+    for (int64_t k = 0; k < kc; k += VW) {
+        vf w[PC_THIN_N];
+        PC_UNROLL for (int i = 0; i < PC_THIN_N; i++) w[i] = v_load(wide[i] + k);
+        PC_UNROLL for (int m = 0; m < rows; m++)
+        {
+            const vf xv = v_load_tail(x + m * lda + k, kc - k);
+            PC_UNROLL for (int i = 0; i < PC_THIN_N; i++) sum[m][i] = v_fma(w[i], xv, sum[m][i]);
+        }
+    }
+    PC_UNROLL for (int m = 0; m < rows; m++) PC_UNROLL for (int i = 0; i < PC_THIN_N; i++)
+        acc[m][i] = sum[m][i];
+}
+
 // Any type, up to PC_THIN rows of A: pieces of four rows of W are widened, then multiplied.
 static void widened_dots(float *sums, const pc_product *p, int64_t n0, int64_t width)
 {
@@ -225,19 +245,21 @@ static void widened_dots(float *sums, const pc_product *p, int64_t n0, int64_t w
         for (int i = 0; i < PC_THIN_N; i++) acc[m][i] = v_zero();
     for (int64_t k0 = 0; k0 < p->K; k0 += CHUNK) {
         const int64_t kc = pc_min64(CHUNK, p->K - k0), padded = (kc + VW - 1) / VW * VW;
-        for (int64_t i = 0; i < width; i++) {
+        for (int64_t i = 0; i < PC_THIN_N; i++) {
             const void *row =
                 (const uint8_t *)p->stored + pc_dtype_bytes(p->type, (n0 + i) * p->ldb);
-            S(pc_stored_row)(wide[i], p->type, row, k0, kc);
-            for (int64_t k = kc; k < padded; k++) wide[i][k] = 0.0f;
+            const int64_t there = i < width ? kc : 0;
+            if (there) S(pc_stored_row)(wide[i], p->type, row, k0, kc);
+            for (int64_t k = there; k < padded; k++) wide[i][k] = 0.0f;
         }
-        for (int64_t m = 0; m < p->M; m++) {
+        for (int64_t m = 0; m < p->M;) {
+            const int64_t rows = p->M - m >= PC_THIN_N ? PC_THIN_N : 1;
             const float *x = p->a + m * p->lda + k0;
-            for (int64_t k = 0; k < kc; k += VW) {
-                const vf xv = v_load_tail(x + k, kc - k);
-                for (int64_t i = 0; i < width; i++)
-                    acc[m][i] = v_fma(v_load(wide[i] + k), xv, acc[m][i]);
-            }
+            if (rows == PC_THIN_N)
+                add_wide(acc + m, PC_THIN_N, wide, x, p->lda, kc);
+            else
+                add_wide(acc + m, 1, wide, x, p->lda, kc);
+            m += rows;
         }
     }
     for (int64_t m = 0; m < p->M; m++)
