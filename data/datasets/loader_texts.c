@@ -259,9 +259,13 @@ static pc_status add_sample(tokenising *w)
     const int64_t i = w->entry - t->entries;
     if (s->image && !sees) return pc_fail(PC_ERR_INPUT, "an image; the model has no vision tower");
     if (s->image && pc_images_shape(t->images, i)->rows == 0) { // said again, for this sample
-        int64_t h, k;
-        const pc_status bad = pc_image_size(&h, &k, s->image, t->images->config.orient);
-        return pc_fail(PC_ERR_INPUT, "%s", bad ? pc_error_text() : "its shape cannot be prepared");
+        const pc_image_config *c = &t->images->config;
+        pc_image_shape shape;
+        pc_image_geometry g;
+        int64_t height, width;
+        pc_status bad = pc_image_size(&height, &width, s->image, c->orient);
+        if (!bad) bad = pc_visual_plan(&shape, &g, c, &t->model->vlm, height, width, 1);
+        return bad ? PC_ERR_INPUT : pc_fail(PC_ERR_INPUT, "the image was not there at first");
     }
     *w->entry = (pc_text_entry){.turn = t->turn_count};
     const int64_t cut_before = t->cut_turns;
