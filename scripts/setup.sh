@@ -4,7 +4,7 @@
 # a second run changes nothing.
 #
 #   scripts/setup.sh          compiler, CMake, libraries, test framework
-#   scripts/setup.sh --dev    also clang-format, clang-tidy and valgrind, which CI runs
+#   scripts/setup.sh --dev    also clang with its fuzzer, clang-format, clang-tidy and valgrind, which CI runs
 set -euo pipefail
 
 packages=(build-essential ca-certificates cmake git ninja-build pkg-config
@@ -13,7 +13,7 @@ packages=(build-essential ca-certificates cmake git ninja-build pkg-config
 
 case "${1:-}" in
 '') ;;
---dev) packages+=(clang clang-format clang-tidy valgrind) ;;
+--dev) packages+=(clang clang-format clang-tidy libclang-rt-14-dev valgrind) ;;
 *)
     echo "setup.sh: unknown argument '$1'; the only one is --dev" >&2
     exit 2

@@ -357,7 +357,7 @@ static bool recall(const pc_tokenizer *t, pc_ids *out, const char *word, size_t 
     const bool found = e->hash == hash && e->size == size && memcmp(e->word, word, size) == 0;
     if (found) {
         *st = pc_ids_reserve(out, e->count);
-        if (!*st) {
+        if (!*st && e->count) {
             memcpy(out->list + out->count, e->ids, e->count * sizeof *e->ids);
             out->count += e->count;
         }
@@ -389,7 +389,8 @@ static pc_status cached_word(const pc_tokenizer *t, pc_ids *out, const char *wor
     if (short_enough && recall(t, out, word, size, hash, &st)) return st;
     const int64_t first = out->count;
     st = merge_word(t, out, word, size);
-    if (!st && short_enough) remember(t, word, size, hash, out->list + first, out->count - first);
+    const int32_t *ids = out->count > first ? out->list + first : NULL;
+    if (!st && short_enough) remember(t, word, size, hash, ids, out->count - first);
     return st;
 }
 

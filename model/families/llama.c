@@ -156,6 +156,9 @@ pc_status pc_family_decoder_of(pc_decoder_config *d, const json_t *text, const c
         (st = pc_json_int(&d->window, text, "sliding_window", window ? 0 : k->window, 0, most)) ||
         (st = pc_json_int(&d->D, text, "head_dim", d->C / d->H, 1, most)))
         return st;
+    if (d->D < 1)
+        return pc_fail(PC_ERR_FORMAT, "key 'num_attention_heads': %lld heads in a width of %lld",
+                       (long long)d->H, (long long)d->C);
     if (!use_window || d->window >= d->T) d->window = 0;
     if (d->window && (st = window_everywhere(d, text, k))) return st;
 

@@ -155,12 +155,6 @@ static int walk(const char *dir, int depth)
 {
     int found = 0;
     if (is_model(dir)) {
-        pc_hf_config c;
-        if (pc_hf_config_open(&c, dir)) { // a family of tomorrow
-            print_message("left out: %s\n", pc_error_text());
-            return 0;
-        }
-        pc_hf_config_close(&c);
         round_trip(dir);
         return 1;
     }

@@ -207,6 +207,30 @@ static void ggufs(void)
     pc_tokenizer_close(t);
 }
 
+static void templates(void)
+{
+    static const char chatml[] =
+        "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ 'You' }}{% endif %}"
+        "{{ '<|im_start|>' + m['role'] + '\n' }}{% if m.content is string %}{{ m.content | trim }}"
+        "{% else %}{% for c in m['content'] %}{% if c.type == 'image' %}<image>{% else %}"
+        "{{ c['text'] }}{% endif %}{% endfor %}{% endif %}{{- '<|im_end|>\n' -}}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    static const char macros[] =
+        "{%- set ns = namespace(n=0) -%}{% macro f(x, y=1) %}{{ x ~ y }}{% endmacro %}"
+        "{%- for m in messages[1:] -%}{% set ns.n = ns.n + 1 %}{{ f(m.role | upper, ns.n % 2) }}"
+        "{{ raise_exception('no') if m.role == 'tool' else bos_token }}{%- endfor -%}"
+        "{{ [1, 2.5, {'a': none}] | tojson }}{{ messages | length }}";
+    put("template", "chatml", chatml, sizeof chatml - 1);
+    put("template", "macros", macros, sizeof macros - 1);
+    static const char *const shared[] = {"deepseek_vl",  "llama2_chat", "llama3",
+                                         "llava_1_5_hf", "qwen2_vl",    "vicuna_v1_5"};
+    for (size_t i = 0; i < sizeof shared / sizeof *shared; i++) {
+        char from[256];
+        snprintf(from, sizeof from, "../shared/goldens/chat/templates/%s.jinja", shared[i]);
+        copy("template", shared[i], from);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -219,6 +243,7 @@ int main(int argc, char **argv)
     native();
     tokenizers();
     configs();
+    templates();
     ggufs();
     copy("gguf", "reference", "../shared/goldens/formats/sample.gguf");
     return 0;
