@@ -2,11 +2,12 @@
  * gguf_write.c - the writer of GGUF files (version 3); see gguf.h.
  *
  * The header is put together in memory; tensors' numbers go straight to a temporary file beside the final name, a
- * piece at a time, each tensor padded with zero bytes to the alignment.
+ * piece at a time, each tensor padded with zero bytes to the alignment. All threads encode, each its rows.
  */
 #include "checkpoints/gguf.h"
 
 #include "model/core/file.h"
+#include "model/core/threads.h"
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -39,6 +40,7 @@ struct pc_gguf_writer {
     int64_t current; // the tensor being written
     size_t written;  // bytes of it
     bool begun, done;
+    pc_pool *pool; // opened when there is something to encode
 };
 
 static void fail(pc_gguf_writer *w, pc_status st)
@@ -279,6 +281,41 @@ pc_status pc_gguf_write_bytes(pc_gguf_writer *w, const void *data, size_t size)
     return pc_context(w->status, "'%s'", w->path);
 }
 
+typedef struct encoding {
+    const item *it;
+    unsigned char *out;
+    const float *in;
+    int64_t *bad; // (threads): the first number of each that does not fit, -1: none
+} encoding;
+
+static void encode_rows(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const encoding *e = arg;
+    const int64_t row = e->it->row, at = begin * row;
+    const int64_t bad = pc_quant_encode(e->it->type, e->out + pc_quant_bytes(e->it->type, at),
+                                        e->in + at, (end - begin) * row);
+    e->bad[worker] = bad < 0 ? -1 : at + bad;
+}
+
+// -1, or the first of n numbers that the type cannot hold; -2: no memory.
+static int64_t encode(pc_gguf_writer *w, const item *it, unsigned char *out, const float *in,
+                      int64_t n)
+{
+    if (it->type->id == PC_Q_F32) return pc_quant_encode(it->type, out, in, n);
+    if (!w->pool && pc_pool_open(&w->pool, 0)) return -2;
+    const int threads = pc_pool_threads(w->pool);
+    int64_t *bad = malloc((size_t)threads * sizeof *bad), first = -1;
+    if (!bad) return -2;
+    for (int i = 0; i < threads; i++) bad[i] = -1;
+    encoding e = {it, out, in, bad};
+    const int64_t grain = it->row < 4096 ? 4096 / it->row : 1;
+    pc_parallel(w->pool, n / it->row, grain, encode_rows, &e);
+    for (int i = 0; i < threads; i++)
+        if (bad[i] >= 0 && (first < 0 || bad[i] < first)) first = bad[i];
+    free(bad);
+    return first;
+}
+
 pc_status pc_gguf_write(pc_gguf_writer *w, const float *numbers, int64_t n)
 {
     PC_ASSERT(w->begun && w->current < w->count, "no tensor of '%s' waits for numbers", w->path);
@@ -290,12 +327,12 @@ pc_status pc_gguf_write(pc_gguf_writer *w, const float *numbers, int64_t n)
     w->piece.size = 0;
     unsigned char *to = extend(w, &w->piece, size ? size : 1);
     if (!to) return w->status;
-    const int64_t bad = pc_quant_encode(it->type, to, numbers, n);
-    if (bad >= 0) {
+    const int64_t bad = encode(w, it, to, numbers, n);
+    if (bad == -2) fail(w, pc_fail(PC_ERR_MEMORY, "tensor '%s': threads", it->name));
+    if (bad >= 0)
         fail(w, pc_fail(PC_ERR_NUMERIC, "tensor '%s': %g is not finite, or too large for %s",
                         it->name, (double)numbers[bad], it->type->name));
-        return pc_context(w->status, "'%s'", w->path);
-    }
+    if (bad != -1) return pc_context(w->status, "'%s'", w->path);
     return pc_gguf_write_bytes(w, to, size);
 }
 
@@ -324,5 +361,6 @@ void pc_gguf_writer_close(pc_gguf_writer *w)
     free(w->infos.data);
     free(w->piece.data);
     free(w->items);
+    pc_pool_close(w->pool);
     free(w);
 }

@@ -18,7 +18,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK = 256, TRIES = 9 };
+enum { BLOCK = 256, TRIES = 6 };
 
 static float get_f16(const uint8_t *b)
 {
@@ -132,41 +132,68 @@ static int nearest(float v, int least, int most)
     return v >= (float)most ? most : (int)floorf(v + 0.5f);
 }
 
-// n = round((x + min) / scale) held to 0..15, and the squared error of scale n - min. n may be NULL.
-static float fit4(uint8_t *n, const float *x, float scale, float min)
+// 1 / scale; 0 for none, and for one so small that nothing is left of it.
+static float inverse(float scale)
 {
-    const float id = scale > 0.0f && isfinite(1.0f / scale) ? 1.0f / scale : 0.0f;
-    float error = 0.0f;
+    const float r = 1.0f / scale;
+    return scale != 0.0f && isfinite(r) ? r : 0.0f;
+}
+
+static float sum_of(const float *x, int n)
+{
+    float lane[4] = {0.0f};
+    for (int l = 0; l < n; l += 4)
+        for (int k = 0; k < 4; k++) lane[k] += x[l + k];
+    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
+}
+
+/*
+ * n = round((x + min) / scale) held to 0..15; returns the squared error of scale n - min. Rounding and bounds go by way
+ * of int: loops that compilers turn into vectors of the plainest processors. The quotient is far below 2^31: scales are
+ * within a small factor of the largest number's share (sane).
+ */
+static float fit4(float n[32], const float *x, float scale, float min)
+{
+    const float id = inverse(scale);
+    float e[32];
     for (int l = 0; l < 32; l++) {
-        const float v = (x[l] + min) * id;
-        const float k = floorf((v > 0.0f ? (v < 15.0f ? v : 15.0f) : 0.0f) + 0.5f);
-        const float e = scale * k - min - x[l];
-        error += e * e;
-        if (n) n[l] = (uint8_t)k;
+        int q = (int)((x[l] + min) * id + 0.5f);
+        q = q < 0 ? 0 : q;
+        q = q > 15 ? 15 : q;
+        n[l] = (float)q;
     }
-    return error;
+    for (int l = 0; l < 32; l++) {
+        const float d = scale * n[l] - min - x[l];
+        e[l] = d * d;
+    }
+    return sum_of(e, 32);
+}
+
+// A scale and minimum near enough to the plain ones.
+static bool sane(float scale, float min, const float plain[2])
+{
+    return scale > plain[0] / 16.0f && scale < plain[0] * 16.0f && min >= 0.0f &&
+           min < 2.0f * plain[1] + 16.0f * plain[0];
 }
 
 // The scale and minimum (>= 0) of least squares for given n; false when the n are all alike.
-static bool solve4(float *scale, float *min, const float *x, const uint8_t *n)
+static bool solve4(float *scale, float *min, const float *x, const float *n)
 {
-    double sn = 0.0, snn = 0.0, sx = 0.0, snx = 0.0;
+    float squares[32], products[32];
     for (int l = 0; l < 32; l++) {
-        sn += n[l];
-        snn += (double)n[l] * n[l];
-        sx += (double)x[l];
-        snx += (double)x[l] * n[l];
+        squares[l] = n[l] * n[l];
+        products[l] = n[l] * x[l];
     }
-    const double det = 32.0 * snn - sn * sn;
-    if (!(det > 0.0)) return false;
-    double a = (32.0 * snx - sn * sx) / det, b = (sn * snx - snn * sx) / det;
-    if (b < 0.0) { // a minimum above zero cannot be said
-        b = 0.0;
-        a = snx / snn;
+    const float N = sum_of(n, 32), NN = sum_of(squares, 32);
+    const float X = sum_of(x, 32), NX = sum_of(products, 32);
+    const float det = 32.0f * NN - N * N; // whole numbers: exact
+    if (!(det > 0.0f)) return false;
+    *scale = (32.0f * NX - N * X) / det;
+    *min = (N * NX - NN * X) / det;
+    if (*min < 0.0f) { // a minimum above zero cannot be said
+        *min = 0.0f;
+        *scale = NX / NN;
     }
-    if (!(a > 0.0)) return false;
-    *scale = (float)a;
-    *min = (float)b;
     return true;
 }
 
@@ -175,19 +202,18 @@ static void search4(float *scale, float *min, float plain[2], const float *x)
 {
     float least = 0.0f, most = x[0];
     for (int l = 0; l < 32; l++) {
-        least = fminf(least, x[l]);
-        most = fmaxf(most, x[l]);
+        least = x[l] < least ? x[l] : least;
+        most = x[l] > most ? x[l] : most;
     }
     plain[0] = *scale = (most - least) / 15.0f;
     plain[1] = *min = -least;
     if (!(*scale > 0.0f)) return;
-    uint8_t n[32];
-    float best = fit4(NULL, x, *scale, *min);
+    float n[32], best = fit4(n, x, *scale, *min);
     for (int t = 0; t < TRIES; t++) {
-        float a = plain[0] * 15.0f / (14.0f + 0.25f * (float)t), b = plain[1];
+        float a = plain[0] * 15.0f / (13.5f + 0.375f * (float)t), b = plain[1];
         fit4(n, x, a, b);
-        if (!solve4(&a, &b, x, n)) continue;
-        const float error = fit4(NULL, x, a, b);
+        if (!solve4(&a, &b, x, n) || !sane(a, b, plain)) continue;
+        const float error = fit4(n, x, a, b);
         if (error < best) {
             best = error;
             *scale = a;
@@ -201,31 +227,32 @@ static float block4(uint8_t *b, const float *x, const float scale[8], const floa
                     int around)
 {
     float most_scale = 0.0f, most_min = 0.0f, total = 0.0f;
-    uint8_t sc[8], mn[8], n[2][32];
+    static const int step[5][2] = {{0, 0}, {-1, 0}, {1, 0}, {0, -1}, {0, 1}};
+    uint8_t sc[8], mn[8];
+    float n[2][32];
     for (int j = 0; j < 8; j++) {
-        most_scale = fmaxf(most_scale, scale[j]);
-        most_min = fmaxf(most_min, min[j]);
+        most_scale = scale[j] > most_scale ? scale[j] : most_scale;
+        most_min = min[j] > most_min ? min[j] : most_min;
     }
     if (!put_f16(b, most_scale / 63.0f) || !put_f16(b + 2, most_min / 63.0f)) return FLT_MAX;
-    const float d = get_f16(b), m = get_f16(b + 2);
-    const float id = d > 0.0f ? 1.0f / d : 0.0f, im = m > 0.0f ? 1.0f / m : 0.0f;
+    const float d = get_f16(b), m = get_f16(b + 2), id = inverse(d), im = inverse(m);
     for (int j = 0; j < 8; j++) {
         const int s0 = nearest(scale[j] * id, 0, 63), m0 = nearest(min[j] * im, 0, 63);
         float best = INFINITY;
         sc[j] = mn[j] = 0;
-        for (int s = s0 - around; s <= s0 + around; s++)
-            for (int k = m0 - around; k <= m0 + around; k++) {
-                if (s < 0 || s > 63 || k < 0 || k > 63) continue;
-                const float e = fit4(NULL, x + 32 * j, d * (float)s, m * (float)k);
-                if (!(e < best)) continue;
-                best = e;
-                sc[j] = (uint8_t)s;
-                mn[j] = (uint8_t)k;
-            }
+        for (int t = 0; t < (around ? 5 : 1); t++) {
+            const int s = s0 + step[t][0], k = m0 + step[t][1];
+            if (s < 0 || s > 63 || k < 0 || k > 63) continue;
+            const float e = fit4(n[j % 2], x + 32 * j, d * (float)s, m * (float)k);
+            if (!(e < best)) continue;
+            best = e;
+            sc[j] = (uint8_t)s;
+            mn[j] = (uint8_t)k;
+        }
         fit4(n[j % 2], x + 32 * j, d * (float)sc[j], m * (float)mn[j]);
         if (j % 2)
             for (int l = 0; l < 32; l++)
-                b[16 + 32 * (j / 2) + l] = (uint8_t)(n[0][l] | n[1][l] << 4);
+                b[16 + 32 * (j / 2) + l] = (uint8_t)((int)n[0][l] | (int)n[1][l] << 4);
         total += best;
     }
     put_six_bits(b + 4, sc, mn);
@@ -242,27 +269,30 @@ bool pc_quant_encode_q4k(uint8_t *b, const float *x)
         plain_scale[j] = plain[0];
         plain_min[j] = plain[1];
     }
-    const float plain = block4(b, x, plain_scale, plain_min, 0);
-    const float found = block4(other, x, scale, min, 1);
+    const float plain = block4(b, x, plain_scale, plain_min, false);
+    const float found = block4(other, x, scale, min, true);
     if (found < plain) memcpy(b, other, sizeof other);
     return plain < FLT_MAX || found < FLT_MAX;
 }
 
 /* ---- Q6_K: a signed scale per 16 numbers ---- */
 
-// n = round(x / scale) held to -32..31, and the squared error of scale n. n may be NULL.
-static float fit6(int8_t *n, const float *x, float scale)
+// n = round(x / scale) held to -32..31; returns the squared error of scale n.
+static float fit6(float n[16], const float *x, float scale)
 {
-    const float id = scale != 0.0f && isfinite(1.0f / scale) ? 1.0f / scale : 0.0f;
-    float error = 0.0f;
+    const float id = inverse(scale);
+    float e[16];
     for (int l = 0; l < 16; l++) {
-        const float v = x[l] * id;
-        const float k = floorf((v > -32.0f ? (v < 31.0f ? v : 31.0f) : -32.0f) + 0.5f);
-        const float e = scale * k - x[l];
-        error += e * e;
-        if (n) n[l] = (int8_t)k;
+        int q = (int)(x[l] * id + 32.5f); // towards zero, which is down where it is not held anyway
+        q = q < 0 ? 0 : q;
+        q = q > 63 ? 63 : q;
+        n[l] = (float)(q - 32);
     }
-    return error;
+    for (int l = 0; l < 16; l++) {
+        const float d = scale * n[l] - x[l];
+        e[l] = d * d;
+    }
+    return sum_of(e, 16);
 }
 
 // The largest number in magnitude takes the side that has one level more.
@@ -273,17 +303,17 @@ static void search6(float *scale, float *plain, const float *x)
         if (fabsf(x[l]) > fabsf(extreme)) extreme = x[l];
     *plain = *scale = extreme / -32.0f;
     if (extreme == 0.0f) return;
-    int8_t n[16];
-    float best = fit6(NULL, x, *scale);
+    float n[16], best = fit6(n, x, *scale);
     for (int t = 0; t < TRIES; t++) {
-        double snn = 0.0, snx = 0.0;
-        fit6(n, x, extreme / (-30.75f - 0.25f * (float)t));
+        float squares[16], products[16];
+        fit6(n, x, extreme / (-30.5f - 0.5f * (float)t));
         for (int l = 0; l < 16; l++) {
-            snn += (double)n[l] * n[l];
-            snx += (double)n[l] * (double)x[l];
+            squares[l] = n[l] * n[l];
+            products[l] = n[l] * x[l];
         }
-        if (!(snn > 0.0)) continue;
-        const float a = (float)(snx / snn), error = fit6(NULL, x, a);
+        const float NN = sum_of(squares, 16), a = sum_of(products, 16) / NN;
+        if (!(NN > 0.0f) || !(fabsf(a) > fabsf(*plain) / 16.0f)) continue;
+        const float error = fit6(n, x, a);
         if (error < best) {
             best = error;
             *scale = a;
@@ -291,21 +321,21 @@ static void search6(float *scale, float *plain, const float *x)
     }
 }
 
-static float block6(uint8_t *b, const float *x, const float scale[16], int around)
+static float block6(uint8_t *b, const float *x, const float scale[16], bool around)
 {
     float most = scale[0], total = 0.0f;
-    int8_t n[BLOCK];
+    float n[BLOCK];
     for (int j = 1; j < 16; j++)
         if (fabsf(scale[j]) > fabsf(most)) most = scale[j];
     if (!put_f16(b + 208, most / -128.0f)) return FLT_MAX;
-    const float d = get_f16(b + 208), id = d != 0.0f ? 1.0f / d : 0.0f;
+    const float d = get_f16(b + 208), id = inverse(d);
     for (int j = 0; j < 16; j++) {
         const int s0 = nearest(scale[j] * id, -128, 127);
         float best = INFINITY;
         int sc = 0;
         for (int s = s0 - around; s <= s0 + around; s++) {
             if (s < -128 || s > 127) continue;
-            const float e = fit6(NULL, x + 16 * j, d * (float)s);
+            const float e = fit6(n + 16 * j, x + 16 * j, d * (float)s);
             if (!(e < best)) continue;
             best = e;
             sc = s;
@@ -316,7 +346,7 @@ static float block6(uint8_t *b, const float *x, const float scale[16], int aroun
     }
     memset(b, 0, 192);
     for (int i = 0; i < BLOCK; i++) {
-        const int half = i / 128, g = i / 32 % 4, l = i % 32, k = n[i] + 32;
+        const int half = i / 128, g = i / 32 % 4, l = i % 32, k = (int)n[i] + 32;
         uint8_t *lo = &b[64 * half + 32 * (g & 1) + l], *hi = &b[128 + 32 * half + l];
         *lo = (uint8_t)(*lo | (k & 15) << (g < 2 ? 0 : 4));
         *hi = (uint8_t)(*hi | (k >> 4) << 2 * g);
@@ -329,7 +359,7 @@ bool pc_quant_encode_q6k(uint8_t *b, const float *x)
     float scale[16], plain_scale[16];
     uint8_t other[210];
     for (int j = 0; j < 16; j++) search6(&scale[j], &plain_scale[j], x + 16 * j);
-    const float plain = block6(b, x, plain_scale, 0), found = block6(other, x, scale, 1);
+    const float plain = block6(b, x, plain_scale, false), found = block6(other, x, scale, true);
     if (found < plain) memcpy(b, other, sizeof other);
     return plain < FLT_MAX || found < FLT_MAX;
 }

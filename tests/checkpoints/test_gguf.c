@@ -382,6 +382,36 @@ static void refusals_of_the_writer(void)
     CHECK(pc_gguf_create(&w, scratch_path("no/such/folder/x.gguf")) == PC_ERR_IO);
 }
 
+// Numbers of every size beside each other: what comes back is finite and no further off than the largest number; the
+// K-quants' search meets scales that f16 cannot hold, and rows of zeros.
+static void sizes_of_numbers(void)
+{
+    enum { N = 256 };
+    static const int types[] = {PC_Q_Q8_0, PC_Q_Q5_1, PC_Q_Q5_0, PC_Q_Q4_1,
+                                PC_Q_Q4_0, PC_Q_Q6_K, PC_Q_Q4_K};
+    float x[N], y[N];
+    unsigned char packed[4 * N];
+    int wrong = 0, written = 0;
+    for (int round = 0; round < 3000; round++) {
+        const int span = round % 60, base = round % 37 - 30;
+        float most = 0.0F;
+        for (int i = 0; i < N; i++) {
+            const int e = base + (int)(uniform() * (double)span);
+            x[i] = i % (1 + round % 5) ? (float)ldexp(uniform() - 0.5, e > 18 ? 18 : e) : 0.0F;
+            most = fmaxf(most, fabsf(x[i]));
+        }
+        for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+            const pc_quant_type *q = pc_quant_find(types[t]);
+            if (pc_quant_encode(q, packed, x, N) >= 0) continue;
+            written++;
+            pc_quant_decode(q, y, packed, N);
+            // Scales below 2^-25 are zero in f16: with two levels of them that is 32 * 128 / 2^25.
+            for (int i = 0; i < N; i++) wrong += !(fabsf(y[i] - x[i]) <= 0.6F * most + 1.3e-4F);
+        }
+    }
+    CHECK(!wrong && written > 3000 * 6);
+}
+
 /* ---- flipped bytes ---- */
 
 // Everything that a reader does with a file that opened.
@@ -561,6 +591,7 @@ int main(void)
     costs_no_memory();
     round_trip();
     refusals_of_the_writer();
+    sizes_of_numbers();
     flipped_bytes();
     a_model();
     names();
