@@ -170,7 +170,7 @@ static void same_gradients(const char *label, const pc_vlm_config *c, int32_t se
     pc_params_zero_grads(&y.params);
     const double lx = gradcheck_once(&x.g, whole_run, &x, true);
     const double ly = gradcheck_once(&y.g, whole_run, &y, true);
-    check(!memcmp(&lx, &ly, sizeof lx), label);
+    check(lx == ly, label);
     for (int i = 0; i < x.params.count; i++) {
         const pc_tensor gx = x.params.list[i].weight->g, gy = y.params.list[i].weight->g;
         if (!pc_present(gx) || !pc_present(gy)) continue;
