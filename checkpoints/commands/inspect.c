@@ -12,9 +12,11 @@
  */
 #include "checkpoints/commands/commands.h"
 
+#include "checkpoints/adapters.h"
 #include "checkpoints/gguf_model.h"
 #include "checkpoints/hf.h"
 #include "checkpoints/native.h"
+#include "checkpoints/peft.h"
 #include "checkpoints/numbers.h"
 #include "model/core/cli.h"
 #include "model/core/file.h"
@@ -113,18 +115,35 @@ static bool same_item(const pc_native_item *a, const pc_param *p)
            (!p->rank || !memcmp(a->dim, p->dim, (size_t)p->rank * sizeof *a->dim));
 }
 
+// Low-rank adapters are parameters too.
+static pc_status adapt(pc_model *m, const char *text)
+{
+    pc_adapter_site *sites = NULL;
+    int n = 0;
+    double dropout;
+    pc_status st = text ? pc_adapters_read_text(&sites, &n, &dropout, text) : PC_OK;
+    if (!st && n) st = pc_model_adapt(m, sites, n, false);
+    free(sites);
+    return st;
+}
+
 // The file's parameters against the list of the model that the file describes.
-static pc_status compare_native(json_t *report, const char *model, const pc_native_item *items,
-                                int64_t n)
+static pc_status compare_native(json_t *report, const pc_native_text *text,
+                                const pc_native_item *items, int64_t n)
 {
     pc_model_config config;
     pc_model m = {0};
+    const char *model = text->model;
     json_t *json = model ? json_loads(model, JSON_REJECT_DUPLICATES, NULL) : NULL;
     pc_status st = json ? pc_model_config_from_json(&config, json)
                         : pc_fail(PC_ERR_FORMAT, "no description of the model");
     json_decref(json);
     if (!st) st = pc_model_open(&m, &config, PC_F32, false);
-    if (st) return put(report, "note", json_string(pc_error_text())) ? PC_OK : out_of_memory();
+    if (!st) st = adapt(&m, text->adapters);
+    if (st) {
+        pc_model_close(&m);
+        return put(report, "note", json_string(pc_error_text())) ? PC_OK : out_of_memory();
+    }
 
     bool ok = put(report, "kind", json_string(kind_name(&config)));
     bool *seen = calloc((size_t)m.params.count + 1, sizeof *seen);
@@ -161,7 +180,7 @@ static pc_status inspect_native(json_t *report, const char *path)
             put_tensor(report, x->name, pc_dtype_text(x->dtype), x->rank, x->dim, bytes, x->name);
         ok = t && put(t, "trained", json_boolean(x->trained));
     }
-    st = ok ? compare_native(report, text.model, items, n) : out_of_memory();
+    st = ok ? compare_native(report, &text, items, n) : out_of_memory();
 out:
     pc_native_list_close(items, n);
     pc_native_text_close(&text);
@@ -233,6 +252,26 @@ static pc_status inspect_dir(json_t *report, const char *dir)
     pc_hf_match_close(&m);
     pc_hf_config_close(&c);
     pc_safetensors_close(s);
+    return st;
+}
+
+/* ---- PEFT adapters ---- */
+
+static pc_status inspect_peft(json_t *report, const char *dir)
+{
+    pc_peft p;
+    pc_status st = pc_peft_open(&p, dir);
+    if (st) return st;
+    const pc_peft_config *c = &p.config;
+    char numbers[96];
+    snprintf(numbers, sizeof numbers, "r %lld, alpha %g%s, dropout %g", (long long)c->r, c->alpha,
+             c->rslora ? " (rsLoRA)" : "", c->dropout);
+    bool ok = put(report, "format", json_string("peft")) &&
+              put(report, "metadata",
+                  json_pack("{s:s, s:s*, s:s*, s:I}", "lora", numbers, "base", c->base, "task_type",
+                            c->task_type, "adapted modules", (json_int_t)p.count));
+    st = ok ? put_entries(report, p.file, NULL) : out_of_memory();
+    pc_peft_close(&p);
     return st;
 }
 
@@ -328,7 +367,12 @@ static bool ends_in(const char *s, const char *end)
 static pc_status inspect(json_t *report, const char *path)
 {
     unsigned char magic[8] = {0};
-    if (pc_is_dir(path)) return inspect_dir(report, path);
+    if (pc_is_dir(path)) {
+        char config[4400]; // a merged model may lie beside its adapters
+        snprintf(config, sizeof config, "%s/config.json", path);
+        return pc_peft_is_dir(path) && !pc_file_exists(config) ? inspect_peft(report, path)
+                                                               : inspect_dir(report, path);
+    }
     if (ends_in(path, ".safetensors") || ends_in(path, ".safetensors.index.json"))
         return inspect_file(report, path);
     FILE *f = fopen(path, "rbe");
@@ -431,8 +475,9 @@ static void print_table(const json_t *report)
             printf(" %s (%lld bytes)", key, (long long)json_integer_value(v));
         printf("\n");
     }
-    json_object_foreach(json_object_get(report, "metadata"), key, v)
+    json_object_foreach(json_object_get(report, "metadata"), key, v) if (json_is_string(v))
         printf("%s = %s\n", key, json_string_value(v));
+    else printf("%s = %lld\n", key, (long long)json_integer_value(v));
     printf("\n");
     print_tensors(report);
     printf("\n%lld tensors, %s numbers, %s bytes", (long long)number_of(report, "count"),
@@ -480,7 +525,8 @@ pc_status convert_inspect(int argc, char **argv)
             "Lists what a checkpoint holds: its tensors with shapes, types and sizes, totals per "
             "part, and, where the model is described, what is missing or surplus. Reads native "
             "checkpoints (.h5), safetensors files and their indexes, GGUF files with their "
-            "metadata, and Hugging Face directories. Differences are reported with exit status 0; "
+            "metadata, Hugging Face directories and PEFT adapters. Differences are reported with "
+            "exit status 0; "
             "an unreadable file ends "
             "in 1.",
         .flags = flags,

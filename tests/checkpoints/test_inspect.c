@@ -2,6 +2,7 @@
  * test_inspect.c - percept-convert inspect: its report holds the tensors, the totals and what does not fit.
  */
 #include "checkpoints/commands/commands.h"
+#include "checkpoints/gguf.h"
 #include "checkpoints/native.h"
 #include "checkpoints/safetensors.h"
 #include "model/core/file.h"
@@ -149,6 +150,75 @@ static void test_directory(void **state)
     json_decref(report);
 }
 
+// A decoder with one tensor less and one more than its keys ask for, and one of another shape.
+static void test_gguf(void **state)
+{
+    (void)state;
+    static const char *const counts[] = {"context_length", "embedding_length", "block_count",
+                                         "feed_forward_length", "attention.head_count"};
+    static const uint32_t values[] = {16, 32, 1, 64, 2};
+    static const struct {
+        const char *name;
+        int64_t rows, row; // row 0: a vector
+    } tensors[] = {{"token_embd.weight", 40, 32},    {"output_norm.weight", 32, 0},
+                   {"output.weight", 40, 32},        {"blk.0.attn_norm.weight", 32, 0},
+                   {"blk.0.attn_q.weight", 32, 32},  {"blk.0.attn_k.weight", 32, 32},
+                   {"blk.0.attn_v.weight", 32, 32},  {"blk.0.attn_output.weight", 64, 32},
+                   {"blk.0.ffn_norm.weight", 32, 0}, {"blk.0.ffn_gate.weight", 64, 32},
+                   {"blk.0.ffn_up.weight", 64, 32},  {"strange.weight", 3, 32}};
+    enum { TENSORS = sizeof tensors / sizeof *tensors };
+    static const float zeros[64 * 32];
+    const char *path = scratch_path("x.gguf");
+    pc_gguf_writer *w = NULL;
+    assert_int_equal(pc_gguf_create(&w, path), PC_OK);
+    pc_gguf_put_text(w, "general.architecture", "llama");
+    for (int i = 0; i < 5; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "llama.%s", counts[i]);
+        pc_gguf_put_u32(w, key, values[i]);
+    }
+    pc_gguf_put_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5);
+    for (int i = 0; i < TENSORS; i++)
+        pc_gguf_declare(w, tensors[i].name, pc_quant_find(tensors[i].row ? PC_Q_Q8_0 : PC_Q_F32),
+                        tensors[i].row ? 2 : 1, (const int64_t[]){tensors[i].rows, tensors[i].row});
+    assert_int_equal(pc_gguf_begin(w), PC_OK);
+    for (int i = 0; i < TENSORS; i++) {
+        const int64_t n = tensors[i].rows * (tensors[i].row ? tensors[i].row : 1);
+        assert_int_equal(pc_gguf_write(w, zeros, n), PC_OK);
+    }
+    assert_int_equal(pc_gguf_finish(w), PC_OK);
+    pc_gguf_writer_close(w);
+
+    json_t *report = report_of(path);
+    assert_string_equal(json_string_value(json_object_get(report, "format")), "gguf");
+    assert_string_equal(json_string_value(json_object_get(report, "family")), "llama");
+    check_number(report, "count", TENSORS);
+    check_list(report, "missing", "blk.0.ffn_down.weight");
+    check_list(report, "misshapen", "blk.0.attn_output.weight");
+    check_list(report, "surplus", "strange.weight");
+    const json_t *keys = json_object_get(report, "metadata");
+    assert_string_equal(json_string_value(json_object_get(keys, "llama.block_count")), "1");
+    json_decref(report);
+
+    pc_status st;
+    char *text = output_of(&st, scratch_path("x.gguf"), false);
+    assert_int_equal(st, PC_OK);
+    assert_non_null(strstr(text, "llama.embedding_length = 32"));
+    assert_non_null(strstr(text, "decoder.blocks.0.attn.qkv.weight"));
+    free(text);
+}
+
+static void test_adapters(void **state)
+{
+    (void)state;
+    const char *dir = shared_path("goldens/llava_tiny/lora/adapter_final");
+    if (!dir) skip();
+    json_t *report = report_of(dir);
+    assert_string_equal(json_string_value(json_object_get(report, "format")), "peft");
+    check_number(report, "count", 42); // 3 blocks, 7 modules, A and B
+    json_decref(report);
+}
+
 static void test_unreadable(void **state)
 {
     (void)state;
@@ -189,10 +259,9 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_safetensors),
-        cmocka_unit_test(test_native),
-        cmocka_unit_test(test_directory),
-        cmocka_unit_test(test_unreadable),
+        cmocka_unit_test(test_safetensors), cmocka_unit_test(test_native),
+        cmocka_unit_test(test_directory),   cmocka_unit_test(test_gguf),
+        cmocka_unit_test(test_adapters),    cmocka_unit_test(test_unreadable),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
