@@ -9,6 +9,8 @@
  *   text.h       the text tower            clip.h    two towers and their losses
  *   projector.h  tower to decoder          decoder.h the Llama-shaped decoder
  *   vlm.h        vlm.c eyes and decoder in one; visual.c kinds of eyes; vlm_batch.c sequences to rows
+ *   qwen2_vision.h  patches of any grid and their merger    resampler.h  queries that read a tower's rows
+ *   geometry.h   how one image came and what it becomes
  *   generate.h   generate.c ids with a cache; sample.c one id from logits
  *   runner.h     a pass in memory that fits it: dry first, then for real
  *   model.h      model.c a model opened; config.c its description
