@@ -158,11 +158,19 @@ static bool ends_in(const char *s, const char *end)
     return n >= k && !strcmp(s + n - k, end);
 }
 
-static int32_t usual_image_id(const pc_tokenizer *tok)
+// The token for images: of the usual names the one that the template writes, else the first that there is.
+static int32_t usual_image_id(const pc_tokenizer *tok, const pc_template *t)
 {
     static const char *const names[] = {"<image>", "<|image_pad|>", "<image_placeholder>",
                                         "<imgpad>"};
     int32_t id = -1;
+    int count = 0;
+    const char *const *specials = pc_template_specials(t, &count);
+    for (size_t i = 0; i < sizeof names / sizeof *names && id < 0; i++) {
+        bool written = strstr(pc_template_text(t), names[i]) != NULL;
+        for (int k = 0; k < count; k++) written |= !strcmp(specials[k], names[i]);
+        if (written) id = pc_tokenizer_id(tok, names[i]);
+    }
     for (size_t i = 0; i < sizeof names / sizeof *names && id < 0; i++)
         id = pc_tokenizer_id(tok, names[i]);
     return id;
@@ -239,7 +247,7 @@ static pc_status open_setting(setting *s, const char *what, const char *tokenize
         if ((st = data_open_tokenizer(&s->tok, tokenizer))) return st;
         s->image_id = -1;
     }
-    if (s->tok && s->image_id < 0) s->image_id = usual_image_id(s->tok);
+    if (s->tok && s->image_id < 0) s->image_id = usual_image_id(s->tok, s->tmpl);
     return s->tok ? PC_OK
                   : pc_fail(PC_ERR_INPUT, "'%s' holds no tokenizer; give --tokenizer", what);
 }

@@ -322,7 +322,8 @@ static jnode *parse_filter(jparser *p, jnode *a, int line)
     const char *near = NULL;
     n->a = a;
     n->name = jparse_need_name(p, "of a filter behind '|'");
-    if (!p->st) name_known(p, jinja_knows_filter(n->name, &near), "filter", n, near);
+    const bool known = p->st || jinja_knows_filter(n->name, &near);
+    name_known(p, known, "filter", n, near);
     if (jparse_skip_op(p, '(')) parse_arguments(p, n);
     return n;
 }
@@ -343,7 +344,8 @@ static jnode *parse_test(jparser *p, jnode *a, int line)
     const char *near = NULL;
     n->a = a;
     n->name = jparse_need_name(p, "of a test behind 'is'");
-    if (!p->st) name_known(p, jinja_knows_test(n->name, &near), "test", n, near);
+    const bool known = p->st || jinja_knows_test(n->name, &near);
+    name_known(p, known, "test", n, near);
     const jtoken *t = jparse_peek(p);
     const bool word = t->kind == JT_NAME && !jparse_is_name(p, "else") &&
                       !jparse_is_name(p, "or") && !jparse_is_name(p, "and") &&

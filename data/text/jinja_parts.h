@@ -22,7 +22,7 @@ enum {
     JINJA_RANGE_MAX = 100000,
 };
 #define JINJA_STEPS_MAX ((int64_t)20000000)
-#define JINJA_POOL_MAX  ((size_t)512 << 20)
+#define JINJA_POOL_MAX  ((size_t)256 << 20)
 
 /* ---- memory: all of a template, or all of a run, goes at once ---- */
 

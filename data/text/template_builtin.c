@@ -475,8 +475,8 @@ static pc_status deepseek_answer(renderer *r, const char *text)
 #define DEEPSEEK                                                                                   \
     .specials = {"<image_placeholder>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>",        \
                  "<pad>"},                                                                         \
-    .special_count = 4, .bos = true, .begin = deepseek_begin, .user = deepseek_user,               \
-    .invite = deepseek_invite, .answer = deepseek_answer
+    .special_count = 4, .stop = "<｜end▁of▁sentence｜>", .bos = true, .begin = deepseek_begin,     \
+    .user = deepseek_user, .invite = deepseek_invite, .answer = deepseek_answer
 
 static const pc_template templates[] = {
     {.name = "vicuna_v1", .system = OF_A_USER, VICUNA},

@@ -67,6 +67,156 @@ static void test_texts(void **state)
     check("short", two_turns, 1, true, "<image> What is it?\n");
 }
 
+#define VISION                                                                                     \
+    "You are a helpful language and vision assistant. You are able to understand the visual "      \
+    "content that the user provides, and assist the user with a variety of tasks using natural "   \
+    "language."
+#define HELPFUL "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+
+// The families' own, as their code writes them.
+static void test_families(void **state)
+{
+    (void)state;
+    check("llava_v1_original", two_turns, 4, false,
+          "<s>" SYSTEM " USER: <image>\nWhat is it? ASSISTANT:[[ A cat.</s>]]USER: Is it red? "
+          "ASSISTANT:[[ no</s>]]");
+    check("llava_v1", two_turns, 1, true,
+          "<s>A chat between a curious human and an artificial intelligence assistant. The "
+          "assistant gives helpful, detailed, and polite answers to the human's questions. USER: "
+          "<image>\nWhat is it? ASSISTANT:");
+    check("llava_llama_2", two_turns, 4, false,
+          "<s>[INST] <<SYS>>\n" VISION "\n<</SYS>>\n\n<image>\nWhat is it? [/INST][[ A cat. "
+          "</s>]]<s>[INST] Is it red? [/INST][[ no </s>]]");
+    check("llama2", two_turns, 3, true,
+          "<s>[INST] <image>\nWhat is it? [/INST][[ A cat. </s>]]<s>[INST] Is it red? [/INST]");
+    check("mistral_instruct", two_turns, 4, false,
+          "<s>[INST] <image>\nWhat is it? [/INST][[ A cat. </s>]][INST] Is it red? [/INST][[ no "
+          "</s>]]");
+    check("chatml_direct", two_turns, 4, false,
+          "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n<image>\nWhat is "
+          "it?<|im_end|><|im_start|>assistant\n[[A cat.<|im_end|>]]<|im_start|>user\nIs it "
+          "red?<|im_end|><|im_start|>assistant\n[[no<|im_end|>]]");
+    check("llama3", two_turns, 2, false,
+          "<s><|start_header_id|>user<|end_header_id|>\n\n<image>\nWhat is it?<|eot_id|>"
+          "<|start_header_id|>assistant<|end_header_id|>\n\n[[A cat.<|eot_id|>]]");
+    check("qwen", two_turns, 2, false,
+          HELPFUL "<|im_start|>user\nPicture 1: <img><image></img>\nWhat is it?<|im_end|>\n"
+                  "<|im_start|>assistant\n[[A cat.<|im_end|>]]\n");
+    check("qwen2_vl", two_turns, 2, false,
+          HELPFUL "<|im_start|>user\n<|vision_start|><image><|vision_end|>What is it?<|im_end|>\n"
+                  "<|im_start|>assistant\n[[A cat.<|im_end|>]]\n");
+    check("deepseek_vl", two_turns, 4, false,
+          "<s>" VISION "\n\nUser: <image>What is it?\n\nAssistant:[[ A cat.<｜end▁of▁sentence｜>]]"
+          "User: Is it red?\n\nAssistant:[[ no<｜end▁of▁sentence｜>]]");
+    check("deepseek", two_turns + 2, 1, true, "<s>User: Is it red?\n\nAssistant:");
+    const pc_message many[] = {{PC_ROLE_USER, "<image>\n<image>\nWhich? Not <image>\n"}};
+    check("qwen", many, 1, true,
+          HELPFUL "<|im_start|>user\nPicture 1: <img><image></img>\nPicture 2: "
+                  "<img><image></img>\nWhich? Not Picture 3: <img><image></img>\n<|im_end|>\n"
+                  "<|im_start|>assistant\n");
+}
+
+/* ---- a template that a model brings ---- */
+
+static pc_template *opened(const char *source)
+{
+    pc_template *t = NULL;
+    if (pc_template_open(&t, "own", source, strlen(source), NULL)) fail_msg("%s", pc_error_text());
+    return t;
+}
+
+static void check_source(const char *source, const pc_message *m, int n, bool generate,
+                         const char *want)
+{
+    pc_template *t = opened(source);
+    pc_rendered r;
+    if (pc_template_render(t, &r, tok, m, n, generate, image_id())) fail_msg("%s", pc_error_text());
+    char *text = pc_rendered_text(&r, tok, image_id());
+    assert_string_equal(text, want);
+    free(text);
+    pc_rendered_close(&r);
+    pc_template_close(t);
+}
+
+#define OWN                                                                                        \
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}"      \
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+#define PARTS                                                                                      \
+    "{% for m in messages %}{{ m.role }}: {% for c in m.content %}{% if c.type == 'image' %}"      \
+    "<image>{% else %}{{ c.text }}{% endif %}{% endfor %};{% endfor %}"                            \
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+
+static void test_own_template(void **state)
+{
+    (void)state;
+    // The tokenizer puts a BOS in front of texts; a template that writes none gets it too.
+    check_source(OWN, two_turns, 4, false,
+                 "<s><|im_start|>user\n<image>\nWhat is it?<|im_end|><|im_start|>assistant\n[[A "
+                 "cat.<|im_end|>]]<|im_start|>user\nIs it red?<|im_end|><|im_start|>assistant\n"
+                 "[[no<|im_end|>]]");
+    check_source(OWN, two_turns, 1, true,
+                 "<s><|im_start|>user\n<image>\nWhat is it?<|im_end|><|im_start|>assistant\n");
+    // Contents in lists; no stop is written: it is added behind the last answer. The token " A"
+    // lies across the border and belongs to the answer.
+    check_source(PARTS, two_turns, 2, false,
+                 "<s>user: <image>What is it?;assistant:[[ A cat.;</s>]]");
+    check_source(PARTS, two_turns, 3, true,
+                 "<s>user: <image>What is it?;assistant:[[ A cat.;]]user: Is it red?;assistant: ");
+    // What does not nest: only the last answer is printed as it is.
+    check_source(
+        "{% for m in messages %}{% if m.role == 'user' %}Q {{ m.content }} {% elif loop.last "
+        "%}A {{ m.content }}</s>{% else %}B {{ m.content|upper }}</s>{% endif %}{% endfor %}",
+        two_turns, 4, false, "<s>Q <image>\nWhat is it? B[[ A CAT.</s>]]Q Is it red? A[[ no</s>]]");
+    pc_template *t = opened(OWN);
+    assert_int_equal(pc_template_stop(t, tok), pc_tokenizer_id(tok, "<|im_end|>"));
+    assert_string_equal(pc_template_text(t), OWN);
+    assert_true(pc_template_is_source(OWN));
+    assert_false(pc_template_is_source("vicuna_v1"));
+    pc_template_close(t);
+}
+
+// Turns and first turns as the loader cuts them.
+static void test_own_places(void **state)
+{
+    (void)state;
+    pc_template *t = opened(OWN);
+    pc_rendered all, one;
+    assert_int_equal(pc_template_render(t, &all, tok, two_turns, 4, false, image_id()), PC_OK);
+    assert_int_equal(pc_template_render(t, &one, tok, two_turns, 2, false, image_id()), PC_OK);
+    assert_int_equal(all.turns, 2);
+    assert_int_equal(all.turn_end[0], one.ids.count);
+    assert_memory_equal(all.ids.list, one.ids.list, (size_t)one.ids.count * sizeof *one.ids.list);
+    assert_int_equal(all.turn_end[1], all.ids.count);
+    assert_int_equal(all.ids.list[all.first_turn - 1], image_id());
+    assert_int_equal(all.images, 1);
+    pc_rendered_close(&all);
+    pc_rendered_close(&one);
+    pc_template_close(t);
+}
+
+static void test_own_refusals(void **state)
+{
+    (void)state;
+    pc_template *t = NULL;
+    pc_rendered r;
+    static const char bad[] = "a\n{% include 'b' %}";
+    assert_int_equal(pc_template_open(&t, "own", bad, strlen(bad), NULL), PC_ERR_FORMAT);
+    assert_non_null(strstr(pc_error_text(), "line 2"));
+    assert_non_null(strstr(pc_error_text(), "include"));
+    assert_non_null(strstr(pc_error_text(), "`template:`"));
+    t = opened("{% for m in messages %}{{ m.content|replace('<image>', '') }}{% endfor %}");
+    assert_int_equal(pc_template_render(t, &r, tok, two_turns, 2, false, image_id()), PC_ERR_INPUT);
+    assert_non_null(strstr(pc_error_text(), "0 image places for the 1 images"));
+    assert_int_equal(pc_template_render(t, &r, tok, two_turns, 2, false, -1), PC_ERR_INPUT);
+    assert_non_null(strstr(pc_error_text(), "takes no images"));
+    pc_template_close(t);
+    t = opened("{{ raise_exception('not so') }}");
+    assert_int_equal(pc_template_render(t, &r, tok, two_turns, 2, false, image_id()), PC_ERR_INPUT);
+    assert_non_null(strstr(pc_error_text(), "not so"));
+    assert_null(r.ids.list);
+    pc_template_close(t);
+}
+
 static void test_system(void **state)
 {
     (void)state;
@@ -251,8 +401,9 @@ static int setup(void **state)
                                            "<|vision_end|>",
                                            "<|start_header_id|>",
                                            "<|end_header_id|>",
-                                           "<|eot_id|>"};
-    return pc_tokenizer_train(&tok, texts, 1, 310, specials, 13) != PC_OK;
+                                           "<|eot_id|>",
+                                           "<｜end▁of▁sentence｜>"};
+    return pc_tokenizer_train(&tok, texts, 1, 310, specials, 14) != PC_OK;
 }
 
 static int teardown(void **state)
@@ -266,6 +417,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_families),
+        cmocka_unit_test(test_own_template),
+        cmocka_unit_test(test_own_places),
+        cmocka_unit_test(test_own_refusals),
         cmocka_unit_test(test_system),
         cmocka_unit_test(test_users_write_no_special_tokens),
         cmocka_unit_test(test_segments_equal_whole_text),
