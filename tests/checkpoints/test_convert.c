@@ -3,6 +3,8 @@
  * names it had, for every model folder that is there, as it is and narrowed to bf16 and f16; carried files come back
  * as they were. What was written wrongly, or described wrongly, is refused by name.
  */
+#include "checkpoints/adapters.h"
+#include "checkpoints/commands/commands.h"
 #include "checkpoints/hf_export.h"
 #include "checkpoints/native_import.h"
 #include "model/core/file.h"
@@ -290,12 +292,102 @@ static void test_overflow(void **state)
     pc_origin_close(&o);
 }
 
+static float *some_numbers(int64_t n, unsigned seed)
+{
+    float *x = malloc((size_t)n * sizeof *x);
+    assert_non_null(x);
+    for (int64_t i = 0; i < n; i++) {
+        seed = seed * 1664525U + 1013904223U;
+        x[i] = (float)(seed >> 8) / (float)(1 << 24) - 0.5F;
+    }
+    return x;
+}
+
+// A folder's adapters into a checkpoint, as training leaves them there, and out again as a folder.
+static void test_adapters(void **state)
+{
+    (void)state;
+    pc_hf_config c;
+    pc_bundle b;
+    pc_peft p, q;
+    char folder[4096], h5[4096], again[4096], numbers[2][4096];
+    snprintf(folder, sizeof folder, "%s", scratch_path("adapter"));
+    snprintf(h5, sizeof h5, "%s", scratch_path("adapted.h5"));
+    snprintf(again, sizeof again, "%s", scratch_path("adapter-again"));
+    must(pc_hf_config_open(&c, "tests/goldens/llava"));
+    const pc_decoder_config *d = &c.model.vlm.decoder;
+    const int64_t q_rows = d->H * d->D, k_rows = d->G * d->D;
+    float *A = some_numbers(8 * d->C, 1), *B = some_numbers(8 * q_rows, 2);
+    const pc_peft_config config = {.r = 4,
+                                   .alpha = 8.0,
+                                   .task_type = (char *)(uintptr_t) "CAUSAL_LM"};
+    const pc_peft_out list[] = {{"decoder.blocks.0.attn.qkv.weight", 0, 4, d->C, q_rows, 0.0, A, B},
+                                {"decoder.blocks.0.attn.qkv.weight", q_rows + k_rows, 2, d->C,
+                                 k_rows, 6.0, A + 7, B + 9},
+                                {"projector.linear.1.weight", 0, 4, d->C, d->C, 0.0, A + 1, B + 3}};
+    must(pc_peft_write(folder, &config, c.family, &c.model, -1, list, 3));
+    free(A);
+    free(B);
+
+    must(pc_bundle_open(&b, "tests/goldens/llava"));
+    must(pc_bundle_adapt(&b, folder));
+    json_t *json = pc_model_config_to_json(&b.model.config);
+    b.text.model = json_dumps(json, JSON_REAL_PRECISION(17));
+    json_decref(json);
+    b.text.adapters = pc_adapters_text(&b.model.adapters, 0.1);
+    must(pc_native_write(h5, &b.model.params, false, &b.text));
+    pc_bundle_close(&b);
+
+    char *argv[] = {h5,
+                    (char *)(uintptr_t) "--format",
+                    (char *)(uintptr_t) "peft",
+                    (char *)(uintptr_t) "--out",
+                    again,
+                    (char *)(uintptr_t) "--base",
+                    (char *)(uintptr_t) "the/base",
+                    NULL};
+    must(convert_export(7, argv)); // verifies itself: tensors and logits
+    must(pc_peft_open(&p, folder));
+    must(pc_peft_open(&q, again));
+    assert_int_equal(p.count, q.count);
+    assert_string_equal(q.config.base, "the/base");
+    assert_true(q.config.dropout == 0.1);
+    for (int64_t i = 0; i < p.count; i++) {
+        assert_string_equal(p.list[i].module, q.list[i].module);
+        assert_true(p.list[i].scale == q.list[i].scale && p.list[i].r == q.list[i].r);
+        assert_memory_equal(p.list[i].A->data, q.list[i].A->data, p.list[i].A->bytes);
+        assert_memory_equal(p.list[i].B->data, q.list[i].B->data, p.list[i].B->bytes);
+    }
+    pc_peft_close(&p);
+    pc_peft_close(&q);
+
+    // Merged from the checkpoint or from the folder: the same directory.
+    for (int k = 0; k < 2; k++) {
+        pc_origin o;
+        pc_card card;
+        pc_verify_report r;
+        const pc_hf_export_options x = {.as_source = true,
+                                        .layout = -1,
+                                        .verify = PC_VERIFY_LOGITS,
+                                        .seed = 8};
+        snprintf(numbers[k], sizeof numbers[k], "%s", scratch_path(k ? "merged1" : "merged0"));
+        must(pc_origin_open(&o, k ? "tests/goldens/llava" : h5));
+        if (k) must(pc_origin_adapt(&o, folder));
+        must(pc_card_open(&card, &o, h5, NULL, NULL));
+        must(pc_hf_export(numbers[k], &o, &x, &card, &r));
+        pc_card_close(&card);
+        pc_origin_close(&o);
+    }
+    same_tensors(numbers[0], numbers[1]);
+    pc_hf_config_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_own),      cmocka_unit_test(test_shared),
         cmocka_unit_test(test_layouts),  cmocka_unit_test(test_found),
-        cmocka_unit_test(test_overflow),
+        cmocka_unit_test(test_overflow), cmocka_unit_test(test_adapters),
     };
     scratch_open();
     pc_log_quiet(true);
