@@ -103,6 +103,12 @@ pc_status pc_sam_validate(const pc_sam_config *c)
                        (long long)c->image_size, (long long)c->patch);
     if (c->window < 0)
         return pc_fail(PC_ERR_INPUT, "high.window: %lld; expected 0 or more", (long long)c->window);
+    const int64_t side = pc_sam_side(c), window = c->window > 0 ? c->window : 1;
+    const int64_t padded = (side + window - 1) / window * window;
+    if (padded > PC_SAM_SIDE_MAX)
+        return pc_fail(PC_ERR_INPUT, "high.%s: %lld patches along a side; expected at most %d",
+                       side > PC_SAM_SIDE_MAX ? "image_size" : "window", (long long)padded,
+                       PC_SAM_SIDE_MAX);
     if (c->globals < 0 || c->globals >> c->L)
         return pc_fail(PC_ERR_INPUT,
                        "high.globals: names a block that is not there; high.L is %lld",

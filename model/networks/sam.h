@@ -18,6 +18,8 @@
 #include "model/layers/transformer.h"
 
 #define PC_SAM_MAX 62 // blocks: `globals` is a set of their numbers
+#define PC_SAM_SIDE_MAX                                                                            \
+    4096 // patches along a side, windows' padding included: rows are counted in 32 bits
 
 typedef struct pc_sam_config {
     int64_t image_size, patch, C, H, F, L; // D = C / H

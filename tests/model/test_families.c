@@ -280,6 +280,9 @@ static void deepseek(void)
     CHECK(refuses("{\"model_type\": \"deepseek_vl_hybrid\", \"high_res_vision_config\": "
                   "{\"image_size\": 1000}}",
                   "image_size"));
+    CHECK(refuses("{\"model_type\": \"deepseek_vl_hybrid\", \"high_res_vision_config\": "
+                  "{\"window_size\": 16000}}",
+                  "high.window"));
     CHECK(refuses("{\"model_type\": \"deepseek_vl_hybrid\", \"text_config\": {\"hidden_size\": 65, "
                   "\"num_attention_heads\": 5, \"head_dim\": 12}}",
                   "two halves"));
