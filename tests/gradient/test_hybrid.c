@@ -130,7 +130,7 @@ static void memory(const char *label, const pc_vlm_config *c, const char *const 
     whole s = {0};
     pc_arena host, act, scratch, dry_act, dry_scratch;
     pc_isa isa;
-    pc_pool *pool;
+    pc_pool *pool = NULL;
     check(!pc_isa_choose(&isa) && !pc_pool_open(&pool, 2), label, "threads");
     check(!pc_arena_open(&host, "host", 1 << 22) && !pc_arena_open(&act, "act", 1 << 26) &&
               !pc_arena_open(&scratch, "scratch", 1 << 26),
