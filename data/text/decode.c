@@ -95,13 +95,10 @@ static pc_status run_step(pc_piece *p, const pc_decode_step *s, pc_buffer *out, 
     return st;
 }
 
-static pc_status decode_piece(pc_tokenizer *t, int32_t id, const pc_decode_step *steps, int count,
-                              pc_buffer work[2])
+static pc_status decode_piece(pc_tokenizer *t, int32_t id, const char *text, size_t size,
+                              const pc_decode_step *steps, int count, pc_buffer work[2])
 {
     pc_piece *p = &t->pieces[id];
-    const char *text;
-    size_t size;
-    if (!pc_name_of(t, id, &text, &size)) return PC_OK;
     p->kind = PC_PIECE_TEXT;
     for (int i = 0; i < count && p->kind == PC_PIECE_TEXT; i++) {
         pc_buffer *out = &work[i & 1];
@@ -121,7 +118,23 @@ pc_status pc_decode_pieces(pc_tokenizer *t, const pc_decode_step *steps, int cou
 {
     pc_buffer work[2] = {{0}, {0}};
     pc_status st = PC_OK;
-    for (int32_t id = 0; id < t->vocab && !st; id++) st = decode_piece(t, id, steps, count, work);
+    for (int32_t id = 0; id < t->vocab && !st; id++) {
+        const char *name;
+        size_t size;
+        if (pc_name_of(t, id, &name, &size))
+            st = decode_piece(t, id, name, size, steps, count, work);
+    }
+    // Added tokens that are found in normalised text are themselves normalised, and so is what they give.
+    for (int i = 0; i < t->added_count && !st && t->normal.count; i++) {
+        const pc_added *a = &t->added[i];
+        const char *text;
+        char *owned = NULL;
+        size_t size;
+        if (!a->normalized) continue;
+        st = pc_normal_run(&t->normal, &text, &size, &owned, a->content, a->size);
+        if (!st) st = decode_piece(t, a->id, text, size, steps, count, work);
+        free(owned);
+    }
     free(work[0].data);
     free(work[1].data);
     return st;

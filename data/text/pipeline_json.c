@@ -159,6 +159,11 @@ static pc_status normalizer_part(reader *r, const json_t *part)
 
 /* ---- pre-tokeniser ---- */
 
+// Word characters by Unicode's rule, which is not quite the one that \w stands for in a file's own patterns.
+#define WORDS                                                                                      \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"  \
+    "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+static const char words_or_marks[] = "[" WORDS "]+|[^" WORDS "\\s]+";
 static const char not_a_word[] = "[!-/:-@\\[-`{-~\\p{P}]";
 
 static pc_status read_behavior(pc_split_rule *rule, const json_t *part, const char *absent)
@@ -260,7 +265,7 @@ static pc_status pre_tokenizer_part(reader *r, const json_t *part)
     if (is(part, "ByteLevel")) return bytes_part(r, part);
     if (is(part, "Digits")) return digits_part(r, part);
     if (is(part, "Metaspace")) return mark_part(r, part);
-    if (is(part, "Whitespace")) return add_split(r, "\\w+|[^\\w\\s]+", PC_SPLIT_REMOVED, true);
+    if (is(part, "Whitespace")) return add_split(r, words_or_marks, PC_SPLIT_REMOVED, true);
     if (is(part, "WhitespaceSplit")) return add_split(r, "\\s", PC_SPLIT_REMOVED, false);
     if (is(part, "Punctuation")) {
         st = read_behavior(&rule, part, "Isolated");

@@ -231,12 +231,13 @@ static pc_status cut_added(const encoder *e, bool normalized, const char *text, 
             at += n; // a word that does not stand alone is passed over whole
             continue;
         }
-        const size_t begin = a->lstrip ? back_over_space(text, at, done) : at;
+        const size_t begin = !a->lstrip ? at : at > done ? back_over_space(text, at, done) : done;
         size_t end = at + n;
         if (a->rstrip) end = skip_space(text, size, end);
         st = encode_between(e, normalized, text, done, begin);
-        if (!st) st = pc_ids_add(e->out, a->id);
-        done = at = end;
+        if (!st && begin < end) st = pc_ids_add(e->out, a->id);
+        at += n; // a token of spaces may begin among the spaces that this one swallowed
+        done = end;
     }
     return st ? st : encode_between(e, normalized, text, done, size);
 }

@@ -343,9 +343,9 @@ static pc_status read_model(pc_tokenizer *t, const json_t *model)
         st = character_symbols(t, NULL);
         if (!st) st = read_merges(t, model);
     }
-    // Where words may be cut: not where unknown characters on both sides would become one token.
-    const bool unknown_meet = !t->whole_fallback && (t->scored || t->fuse_unk || t->falls_back);
-    const bool cut = !t->byte_level && !t->prefix && !t->suffix && !t->has_unused && !unknown_meet;
+    // Where every character is tokens of its own, words may be cut: unknown ones would meet across a cut.
+    const bool cut =
+        t->whole_fallback && !t->byte_level && !t->prefix && !t->suffix && !t->has_unused;
     return st || !cut ? st : pc_merges_joins(t);
 }
 
