@@ -31,8 +31,7 @@ static pc_status read_merges(json_t *list, const char *text, size_t size, int64_
         size_t n = (size_t)((stop ? stop : end) - at);
         if (n && at[n - 1] == '\r') n--;
         line++;
-        const bool header = line == 1 && (n < 3 || memcmp(at, "#version", n < 8 ? n : 8) == 0 ||
-                                          memcmp(at, "\"bpe_simple", n < 11 ? n : 11) == 0);
+        const bool header = line == 1 && n >= 8 && memcmp(at, "#version", 8) == 0;
         if (!header && n > 0) {
             const char *gap = memchr(at, ' ', n);
             if (!gap || gap == at || gap == at + n - 1 ||
