@@ -128,22 +128,48 @@ static json_t *text_json(const pc_model_config *c, const pc_tokenizer *tok)
     return o;
 }
 
+static json_t *pinpoints_json(const pc_pinpoints *p)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < p->count; i++)
+        json_array_append_new(list, json_pack("[i, i]", p->hw[i][0], p->hw[i][1]));
+    return list;
+}
+
+// LLaVA, or with tiles LLaVA-NeXT and, where they are shrunk, OneVision.
 static json_t *llava_json(const pc_model_config *c, const pc_tokenizer *tok)
 {
     const pc_vlm_config *m = &c->vlm;
+    const bool tiles = m->visual == PC_VISUAL_TILES, shrunk = tiles && m->max_tiles > 0;
+    json_t *vision = vision_json(&m->vision, m->vision.class_token ? "clip_vision_model"
+                                                                   : "siglip_vision_model");
+    if (!m->vision.class_token)
+        json_object_set_new(vision, "vision_use_head", json_boolean(m->vision.head == PC_HEAD_MAP));
     json_t *o =
         json_pack("{s:[s], s:s, s:I, s:I, s:s, s:s, s:b, s:b, s:o, s:o}", "architectures",
-                  "LlavaForConditionalGeneration", "model_type", "llava", "image_token_index",
-                  (json_int_t)m->image_id, "vision_feature_layer", (json_int_t)m->feature_layer,
-                  "vision_feature_select_strategy", m->keep_class ? "full" : "default",
+                  shrunk  ? "LlavaOnevisionForConditionalGeneration"
+                  : tiles ? "LlavaNextForConditionalGeneration"
+                          : "LlavaForConditionalGeneration",
+                  "model_type",
+                  shrunk  ? "llava_onevision"
+                  : tiles ? "llava_next"
+                          : "llava",
+                  "image_token_index", (json_int_t)m->image_id, "vision_feature_layer",
+                  (json_int_t)m->feature_layer, "vision_feature_select_strategy",
+                  m->keep_class || !m->vision.class_token ? "full" : "default",
                   "projector_hidden_act", act_name(m->projector.act), "multimodal_projector_bias",
                   (int)m->projector.bias, "tie_word_embeddings", (int)m->decoder.tied,
                   "text_config", decoder_json(&m->decoder, decoder_type(&m->decoder), tok),
-                  "vision_config",
-                  vision_json(&m->vision,
-                              m->vision.class_token ? "clip_vision_model" : "siglip_vision_model"));
-    // The library counts a class token that is dropped out of it by itself.
-    json_object_set_new(o, "image_seq_length", json_integer(pc_vlm_rows_per_image(m)));
+                  "vision_config", vision);
+    if (tiles) json_object_set_new(o, "image_grid_pinpoints", pinpoints_json(&m->pinpoints));
+    if (shrunk) {
+        char aspect[32];
+        snprintf(aspect, sizeof aspect, "anyres_max_%lld", (long long)m->max_tiles);
+        json_object_set_new(o, "vision_aspect_ratio", json_string(aspect));
+    } else {
+        // The library counts a class token that is dropped out of it by itself.
+        json_object_set_new(o, "image_seq_length", json_integer(pc_vlm_crop_rows(m)));
+    }
     return o;
 }
 
@@ -199,13 +225,41 @@ static bool first_difference(char *out, size_t size, const json_t *a, const json
 }
 
 // PC_OK and an empty text when config.json `json` says exactly this model.
+static pc_vision_config plain_tower(pc_vision_config v)
+{
+    if (v.stem == PC_STEM_PATCH) v.stem_width = 0;
+    if (v.head != PC_HEAD_MAP) v.head_F = 0;
+    if (v.head == PC_HEAD_NONE) v.E = 0;
+    return v;
+}
+
+// Values that the model does not use, each set to one: files do not hold them, and two defaults are no difference.
+static pc_model_config plain(pc_model_config c)
+{
+    pc_rope_config *r = &c.vlm.decoder.rope;
+    if (c.kind == PC_MODEL_CLIP) {
+        c.clip.vision = plain_tower(c.clip.vision);
+        return c;
+    }
+    c.vlm.vision = plain_tower(c.vlm.vision);
+    if (r->scaling == PC_ROPE_NONE) r->factor = 1.0;
+    if (r->scaling != PC_ROPE_LLAMA3) r->low_freq = r->high_freq = r->original_max = 0.0;
+    if (c.vlm.visual != PC_VISUAL_GRID) c.vlm.merge = 0;
+    if (c.vlm.visual != PC_VISUAL_TILES) {
+        c.vlm.pinpoints.count = 0;
+        c.vlm.max_tiles = 0;
+    }
+    return c;
+}
+
 static pc_status says(char *difference, size_t size, const pc_family **family, const json_t *json,
                       const pc_model_config *c)
 {
     pc_model_config read;
     pc_status st = pc_family_from_config(family, &read, json);
     if (st) return st;
-    json_t *a = pc_model_config_to_json(c), *b = pc_model_config_to_json(&read);
+    const pc_model_config ours = plain(*c), theirs = plain(read);
+    json_t *a = pc_model_config_to_json(&ours), *b = pc_model_config_to_json(&theirs);
     difference[0] = '\0';
     if (!a || !b) st = pc_fail(PC_ERR_MEMORY, "description of the model");
     if (!st) first_difference(difference, size, a, b, "");
@@ -293,11 +347,14 @@ pc_status pc_hf_preprocessor_json(json_t **out, const pc_image_config *c)
 {
     pc_image_config back;
     *out = NULL;
-    if (c->kind != PC_IMAGE_SQUARE) return PC_OK;
-    const bool squash = c->fit == PC_FIT_SQUASH;
-    const char *type = squash                 ? "SiglipImageProcessor"
-                       : c->fit == PC_FIT_PAD ? "LlavaImageProcessor"
-                                              : "CLIPImageProcessor";
+    if (c->kind != PC_IMAGE_SQUARE && c->kind != PC_IMAGE_TILES) return PC_OK;
+    const bool tiles = c->kind == PC_IMAGE_TILES;
+    const bool squash = !tiles && c->fit == PC_FIT_SQUASH;
+    const char *type =
+        tiles    ? c->several_whole ? "LlavaOnevisionImageProcessor" : "LlavaNextImageProcessor"
+        : squash ? "SiglipImageProcessor"
+        : c->fit == PC_FIT_PAD ? "LlavaImageProcessor"
+                               : "CLIPImageProcessor";
     json_t *o =
         json_pack("{s:s, s:b, s:b, s:b, s:b, s:f, s:i, s:o, s:o}", "image_processor_type", type,
                   "do_convert_rgb", 1, "do_resize", 1, "do_rescale", 1, "do_normalize", 1,
@@ -305,7 +362,8 @@ pc_status pc_hf_preprocessor_json(json_t **out, const pc_image_config *c)
                   "image_mean", three(c->mean), "image_std", three(c->std));
     if (!o) return pc_fail(PC_ERR_MEMORY, "preprocessor_config.json");
     const json_int_t S = c->size;
-    if (squash) {
+    if (tiles) json_object_set_new(o, "image_grid_pinpoints", pinpoints_json(&c->pinpoints));
+    if (squash || (tiles && c->several_whole)) {
         json_object_set_new(o, "size", json_pack("{s:I, s:I}", "height", S, "width", S));
     } else {
         json_object_set_new(o, "do_center_crop", json_true());
@@ -315,7 +373,10 @@ pc_status pc_hf_preprocessor_json(json_t **out, const pc_image_config *c)
     }
     // Read back: other settings (a fill of its own, longest side first) have no processor.
     const pc_status st = pc_image_config_from_hf(&back, o);
-    const bool same = !st && back.kind == c->kind && back.fit == c->fit && back.size == c->size &&
+    const bool fit = tiles ? back.several_whole == c->several_whole &&
+                                 !memcmp(&back.pinpoints, &c->pinpoints, sizeof c->pinpoints)
+                           : back.fit == c->fit;
+    const bool same = !st && back.kind == c->kind && fit && back.size == c->size &&
                       back.filter == c->filter && back.has_fill == c->has_fill &&
                       !memcmp(back.mean, c->mean, sizeof back.mean) &&
                       !memcmp(back.std, c->std, sizeof back.std);

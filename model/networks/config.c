@@ -51,6 +51,10 @@ static double tower_F(const pc_model_config *c)
 {
     return 4.0 * (double)c->vlm.vision.C;
 }
+static double merge_of(const pc_model_config *c)
+{
+    return c->vlm.visual == PC_VISUAL_GRID ? 2.0 : 0.0;
+}
 static double tower_frames(const pc_model_config *c)
 {
     return c->vlm.visual == PC_VISUAL_GRID ? 2.0 : 0.0;
@@ -70,7 +74,11 @@ static double projector_heads(const pc_model_config *c)
 }
 static double tower_E(const pc_model_config *c)
 {
-    return (double)c->vlm.vision.C;
+    return c->vlm.vision.head == PC_HEAD_NONE ? 0.0 : (double)c->vlm.vision.C;
+}
+static double tower_head_F(const pc_model_config *c)
+{
+    return c->vlm.vision.head == PC_HEAD_MAP ? 4.0 * (double)c->vlm.vision.C : 0.0;
 }
 static double high_F(const pc_model_config *c)
 {
@@ -183,7 +191,7 @@ static const row rows[] = {
     C_(PC_MODEL_VLM, "", "visual", vlm.visual, 0, visuals, "kind of eyes: square images; the whole and tiles of it; any grid of patches; queries that read; two sizes at once")
     P_(PC_MODEL_VLM, "", "pinpoints", vlm.pinpoints, "tiles: the resolutions that an image may be cut in, [height, width] each")
     I_(PC_MODEL_VLM, "", "max_tiles", vlm.max_tiles, 0, 0, 1024, "tiles: more features than those of so many are shrunk; 0: never")
-    I_(PC_MODEL_VLM, "", "merge", vlm.merge, 1, 0, 64, "grid eyes: patches of a row of features, in each direction")
+    D_(PC_MODEL_VLM, "", "merge", vlm.merge, merge_of, "grid eyes: 2", 0, 64, "grid eyes: patches of a row of features, in each direction")
     I_(PC_MODEL_VLM, "", "feature_layer", vlm.feature_layer, -1, -1001, -1, "hidden state of the tower that is passed on: -1 the last block's output")
     B_(PC_MODEL_VLM, "", "keep_class", vlm.keep_class, 0, "pass the class token's row on too")
     B_(PC_MODEL_VLM, "", "image_bidirectional", vlm.image_bidirectional, 0, "rows of one image see each other both ways in the decoder")
@@ -196,8 +204,8 @@ static const row rows[] = {
     SECTION_ROW(PC_MODEL_VLM, "vision", "rope_theta", REAL, vlm.vision.theta, 0, 0, 1e12, NULL, tower_theta, "grid eyes: 10000",
                 "grid eyes: base of the rotary frequencies")
     C_(PC_MODEL_VLM, "vision", "head", vlm.vision.head, PC_HEAD_NONE, heads, "a head that came with the tower; nothing reads it")
-    D_(PC_MODEL_VLM, "vision", "E", vlm.vision.E, tower_E, "C", 0, MAX_SIZE, "width of the joint embedding")
-    D_(PC_MODEL_VLM, "vision", "head_F", vlm.vision.head_F, tower_F, "4 C", 0, MAX_SIZE, "feed-forward width of a map head")
+    D_(PC_MODEL_VLM, "vision", "E", vlm.vision.E, tower_E, "C with a head", 0, MAX_SIZE, "width of the joint embedding")
+    D_(PC_MODEL_VLM, "vision", "head_F", vlm.vision.head_F, tower_head_F, "4 C with a map head", 0, MAX_SIZE, "feed-forward width of a map head")
     I_(PC_MODEL_VLM, "high", "L", vlm.high.L, 12, 1, PC_SAM_MAX, "hybrid eyes: blocks of the tower of large images")
     I_(PC_MODEL_VLM, "high", "C", vlm.high.C, 768, 1, MAX_SIZE, "width")
     I_(PC_MODEL_VLM, "high", "H", vlm.high.H, 12, 1, 4096, "attention heads; they divide C")
