@@ -52,9 +52,8 @@ static pc_status check(const pc_params *p, const pc_adapter_site *s)
         return pc_fail(PC_ERR_INPUT, "adapter on '%s': only matrices of linear layers take one",
                        s->weight);
     if (s->row < 0 || s->rows < 1 || s->rows > q->dim[0] || s->row > q->dim[0] - s->rows)
-        return pc_fail(PC_ERR_INPUT, "adapter on rows %lld to %lld of '%s', which has %lld",
-                       (long long)s->row, (long long)s->row + s->rows, s->weight,
-                       (long long)q->dim[0]);
+        return pc_fail(PC_ERR_INPUT, "adapter on %lld rows from %lld on of '%s', which has %lld",
+                       (long long)s->rows, (long long)s->row, s->weight, (long long)q->dim[0]);
     if (s->r < 1 || s->r > INT32_MAX || !isfinite(s->scale))
         return pc_fail(PC_ERR_INPUT, "adapter on '%s': rank %lld, scale %g", s->weight,
                        (long long)s->r, s->scale);
