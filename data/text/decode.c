@@ -21,7 +21,8 @@ static int byte_of(const char *text, size_t size)
 {
     static const char digits[] = "0123456789abcdefABCDEF";
     if (size != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>') return -1;
-    const char *high = memchr(digits, text[3], 22), *low = memchr(digits, text[4], 22);
+    if (!text[3] || !text[4]) return -1;
+    const char *high = strchr(digits, text[3]), *low = strchr(digits, text[4]);
     if (!high || !low) return -1;
     const int h = (int)(high - digits), l = (int)(low - digits);
     return (h < 16 ? h : h - 6) * 16 + (l < 16 ? l : l - 6);
