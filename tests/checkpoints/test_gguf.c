@@ -14,6 +14,7 @@
 #include "tests/support/tiny_model.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -574,6 +575,55 @@ static void a_model(void)
     flip(eyes, 600, true);
 }
 
+// What a command prints, malloc'ed.
+static char *printed(const char *fmt, ...) PC_PRINTF(1, 2);
+static char *printed(const char *fmt, ...)
+{
+    const char *bin = getenv("PERCEPT_BIN");
+    char words[2048], line[4096], *text = NULL;
+    size_t size = 0;
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(words, sizeof words, fmt, args);
+    va_end(args);
+    snprintf(line, sizeof line, "%s/%s >'%s' 2>/dev/null", bin ? bin : "build/bin", words,
+             scratch_path("printed"));
+    const bool good = system(line) == 0;
+    if (!good) printf("failed: %s\n", line);
+    CHECK(good);
+    if (pc_file_read(&text, &size, scratch_path("printed"), 1 << 20)) abort();
+    return text;
+}
+
+// The commands on the pair that a_model wrote, as on the checkpoint that it came from.
+static void commands(void)
+{
+    char native[1024], text[1024], eyes[1024], picture[1024], moved[1024];
+    snprintf(native, sizeof native, "%s", scratch_path("vlm.h5"));
+    snprintf(text, sizeof text, "%s", scratch_path("pair/tiny-f32.gguf"));
+    snprintf(eyes, sizeof eyes, "%s", scratch_path("pair/mmproj-tiny-f32.gguf"));
+    snprintf(moved, sizeof moved, "%s", scratch_path("pair/eyes"));
+    snprintf(picture, sizeof picture, "%s", scratch_path("image0.png"));
+    const char *const asked = "percept ask '%s' --image '%s' --max-tokens 12 'What is it?'";
+    char *a = printed(asked, native, picture), *b = printed(asked, text, picture);
+    CHECK(*a && !strcmp(a, b));
+    free(b);
+    // Eyes by another name are not found, and are where they are said to be.
+    if (rename(eyes, moved)) abort();
+    b = printed("percept ask '%s' --mmproj '%s' --image '%s' --max-tokens 12 'What is it?'", text,
+                moved, picture);
+    CHECK(!strcmp(a, b));
+    free(a);
+    free(b);
+    if (rename(moved, eyes)) abort();
+    scratch_write("words.txt", "What is it?\nTwo red boxes.\n", 27);
+    a = printed("percept-data tokenize '%s' '%s'", native, scratch_path("words.txt"));
+    b = printed("percept-data tokenize '%s' '%s'", text, scratch_path("words.txt"));
+    CHECK(*a && !strcmp(a, b));
+    free(a);
+    free(b);
+}
+
 static void names(void)
 {
     pc_gguf_store store;
@@ -594,6 +644,7 @@ int main(void)
     sizes_of_numbers();
     flipped_bytes();
     a_model();
+    commands();
     names();
     scratch_close();
     return check_report("GGUF files");
