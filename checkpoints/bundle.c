@@ -288,9 +288,12 @@ static const pc_family *gguf_family(const pc_model_config *c)
     return pc_family_find(c->vlm.vision.L ? eyes : text);
 }
 
-// The file's own chat template; where it cannot be read, or there is none, the usual one.
+// The built-in layout that the file names, or its own chat template; where that cannot be read, or there is none, the
+// usual one.
 static pc_status gguf_template(pc_bundle *b, const pc_gguf_model *m)
 {
+    b->template = m->template_name ? pc_template_find(m->template_name) : NULL;
+    if (b->template) return PC_OK;
     const char *t = m->chat_template;
     const char *usual = m->config.vlm.decoder.qkv_bias ? "chatml" : m->eyes ? "vicuna_v1" : NULL;
     pc_template *own = NULL;

@@ -319,7 +319,10 @@ static pc_status put_text_file(pc_gguf_writer *w, const pc_gguf_source *s)
                                     s->pad);
     else
         pc_warn("the model comes without a tokenizer: llama.cpp will not open a file without one");
-    if (!st) put_text(w, "tokenizer.chat_template", s->chat_template);
+    if (!st)
+        put_text(w, "tokenizer.chat_template",
+                 s->chat_template ? s->chat_template : pc_gguf_chat_template(s->template_name));
+    if (!st) put_text(w, "percept.template", s->template_name);
     return st;
 }
 

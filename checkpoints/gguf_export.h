@@ -32,8 +32,9 @@ typedef struct pc_gguf_source {
     void *arg;
     const char *tokenizer_json; // text of a tokenizer.json (pc_tokenizer_json), NULL: none
     size_t tokenizer_size;
-    int32_t bos, eos, pad;        // -1: none
-    const char *chat_template;    // Jinja text, or NULL
+    int32_t bos, eos, pad;     // -1: none
+    const char *chat_template; // Jinja text, or NULL
+    const char *template_name; // a built-in layout (template.h), or NULL; stands below "percept."
     const pc_image_config *image; // NULL: CLIP's mean and standard deviation
     pc_gguf_about about;
 } pc_gguf_source;
@@ -59,6 +60,9 @@ pc_status pc_gguf_export(const char *model_path, const char *mmproj_path, const 
 
 // "F16" or "q4_k_m" to a store; PC_ERR_INPUT names the nearest.
 pc_status pc_gguf_store_named(pc_gguf_store *out, const char *name);
+
+// A built-in layout as the Jinja text that others run, which a file gets when there is no chat_template; NULL: none.
+const char *pc_gguf_chat_template(const char *name);
 
 // What the stored type explains of a difference in logits (relative, Frobenius): the bound for verifying an export.
 double pc_gguf_store_error(const pc_gguf_store *store);

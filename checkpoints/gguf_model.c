@@ -93,7 +93,8 @@ static pc_status token_ids(pc_gguf_model *m)
         return st;
     m->bos = (int32_t)bos;
     m->eos = (int32_t)eos;
-    return pc_gguf_text(&m->chat_template, m->text, "tokenizer.chat_template");
+    st = pc_gguf_text(&m->chat_template, m->text, "tokenizer.chat_template");
+    return st ? st : pc_gguf_text(&m->template_name, m->text, "percept.template");
 }
 
 static pc_status open_text(pc_gguf_model *m)
@@ -194,6 +195,7 @@ void pc_gguf_model_close(pc_gguf_model *m)
     pc_gguf_close(m->eyes);
     pc_aliases_close(&m->aliases);
     free(m->chat_template);
+    free(m->template_name);
     *m = (pc_gguf_model){0};
 }
 

@@ -23,7 +23,8 @@ typedef struct pc_gguf_model {
     int eyes_first;        // index of the first alias in `eyes`
     pc_image_config image; // with eyes
     char *chat_template;   // NULL: none
-    int32_t bos, eos;      // -1: none
+    char *template_name; // a built-in layout that the file was written with; NULL: it does not say
+    int32_t bos, eos;    // -1: none
 } pc_gguf_model;
 
 /*

@@ -140,6 +140,8 @@ static pc_status verify_tower(pc_verify_report *r, pc_origin *o, const char *pat
 static pc_gguf_source source_of(pc_origin *o, const pc_card *card, const char *template)
 {
     const pc_bundle *b = &o->bundle;
+    const char *layout = b->template ? pc_template_text(b->template) : NULL;
+    const bool own = layout && pc_template_is_source(layout);
     return (pc_gguf_source){
         .config = &o->shape.config,
         .read = read_origin,
@@ -147,7 +149,10 @@ static pc_gguf_source source_of(pc_origin *o, const pc_card *card, const char *t
         .bos = b->tokenizer ? pc_tokenizer_bos(b->tokenizer) : -1,
         .eos = b->tokenizer ? pc_tokenizer_eos(b->tokenizer) : -1,
         .pad = b->tokenizer ? pc_tokenizer_pad(b->tokenizer) : -1,
-        .chat_template = template,
+        .chat_template = template ? template
+                         : own    ? layout
+                                  : NULL,
+        .template_name = own ? NULL : layout,
         .image = b->has_image ? &b->image : NULL,
         .about = {.name = card->name,
                   .license = card->license,
