@@ -63,7 +63,7 @@ static void last_part(char *out, size_t size, const char *path)
     if (dot && (!strcmp(dot, ".h5") || !strcmp(dot, ".gguf"))) *dot = '\0';
 }
 
-pc_status pc_card_open(pc_card *out, const pc_origin *o, const char *path, const char *name,
+pc_status pc_card_open(pc_card *out, const pc_supply *o, const char *path, const char *name,
                        const char *license)
 {
     const pc_native_text *t = &o->bundle.text;
@@ -104,7 +104,7 @@ static void quoted(FILE *f, const char *text)
     fputc('"', f);
 }
 
-static void front_matter(FILE *f, const pc_card *c, const pc_origin *o)
+static void front_matter(FILE *f, const pc_card *c, const pc_supply *o)
 {
     const bool clip = o->shape.config.kind == PC_MODEL_CLIP;
     const char *task = clip                           ? "zero-shot-image-classification"
@@ -152,7 +152,7 @@ static void fenced(FILE *f, const char *text, const char *language)
     fprintf(f, "\n\n");
 }
 
-char *pc_card_text(const pc_card *c, const pc_origin *o, const char *numbers)
+char *pc_card_text(const pc_card *c, const pc_supply *o, const char *numbers)
 {
     char *text = NULL;
     size_t size = 0;

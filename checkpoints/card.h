@@ -7,7 +7,7 @@
 #ifndef PC_CHECKPOINTS_CARD_H
 #define PC_CHECKPOINTS_CARD_H
 
-#include "checkpoints/origin.h"
+#include "checkpoints/supply.h"
 
 #define PC_CARD_LIST 32
 
@@ -25,11 +25,11 @@ typedef struct pc_card {
 } pc_card;
 
 // `path` is that of the checkpoint or directory. A manifest that cannot be read is left out with a warning.
-pc_status pc_card_open(pc_card *out, const pc_origin *o, const char *path, const char *name,
+pc_status pc_card_open(pc_card *out, const pc_supply *o, const char *path, const char *name,
                        const char *license);
 void pc_card_close(pc_card *c);
 
 // README.md, malloc'ed. `numbers`: "1.2 M parameters in bfloat16".
-char *pc_card_text(const pc_card *c, const pc_origin *o, const char *numbers);
+char *pc_card_text(const pc_card *c, const pc_supply *o, const char *numbers);
 
 #endif

@@ -26,7 +26,7 @@ typedef struct tensor {
 } tensor;
 
 typedef struct plan {
-    pc_origin *o;
+    pc_supply *o;
     const pc_family *family;
     json_t *config;
     pc_aliases aliases;
@@ -51,7 +51,7 @@ static pc_dtype type_of(const plan *p, const pc_hf_export_options *x, const pc_a
     const char *was = pc_hf_source_dtype(&p->o->source, a->theirs);
     if (was && pc_dtype_from_text(&t, was) && (t == PC_BF16 || t == PC_F16 || t == PC_F32))
         return t;
-    return pc_origin_dtype(p->o, a->ours);
+    return pc_supply_dtype(p->o, a->ours);
 }
 
 static pc_status add_tensors(plan *p, const pc_hf_export_options *x)
@@ -146,14 +146,14 @@ static const char *dtype_word(pc_dtype t)
 }
 
 // The type most tensors are written in, for config.json.
-static pc_dtype usual_type(const pc_origin *o, const pc_hf_export_options *x)
+static pc_dtype usual_type(const pc_supply *o, const pc_hf_export_options *x)
 {
     pc_dtype t = x->dtype;
     if (!x->as_source) return t;
     if (o->source.dtype && pc_dtype_from_text(&t, o->source.dtype) && (t == PC_BF16 || t == PC_F16))
         return t;
     if (o->source.dtype || !o->shape.params.count) return PC_F32;
-    return pc_origin_dtype(o, o->shape.params.list[o->shape.params.count - 1].name);
+    return pc_supply_dtype(o, o->shape.params.list[o->shape.params.count - 1].name);
 }
 
 static pc_status make_plan(plan *p, const char *dir, const pc_hf_export_options *x)
@@ -240,7 +240,7 @@ static pc_status fill(void *arg, void *buffer, int64_t index, int64_t begin, int
         const int64_t end = a->offset + a->count, stop = begin + count,
                       hi = end < stop ? end : stop;
         if (lo >= hi) continue;
-        st = pc_origin_read(p->o, p->buffer + (lo - begin), a->ours,
+        st = pc_supply_read(p->o, p->buffer + (lo - begin), a->ours,
                             a->row * row_of(p, a->ours) + (lo - a->offset), hi - lo);
     }
     if (!st) pc_narrow(buffer, o->dtype, p->buffer, count);
@@ -298,7 +298,7 @@ static pc_status write_index(const plan *p, const char *dir)
                               "weight_map", map));
 }
 
-static bool carries(const pc_origin *o, const char *name)
+static bool carries(const pc_supply *o, const char *name)
 {
     return pc_native_find_file(&o->bundle.text, name) != NULL;
 }
@@ -417,7 +417,7 @@ static pc_verify_limits limits_of(const plan *p)
     return l;
 }
 
-pc_status pc_hf_export(const char *dir, pc_origin *o, const pc_hf_export_options *x,
+pc_status pc_hf_export(const char *dir, pc_supply *o, const pc_hf_export_options *x,
                        const pc_card *card, pc_verify_report *report)
 {
     char part[PATH_MAX];

@@ -20,7 +20,7 @@ typedef struct pc_hf_export_options {
     uint64_t seed;
 } pc_hf_export_options;
 
-pc_status pc_hf_export(const char *dir, pc_origin *o, const pc_hf_export_options *options,
+pc_status pc_hf_export(const char *dir, pc_supply *o, const pc_hf_export_options *options,
                        const pc_card *card, pc_verify_report *report);
 
 #endif

@@ -27,7 +27,7 @@ typedef struct pc_native_file {
 typedef struct pc_native_text {
     char *model, *image, *tokenizer, *template_name, *recipe, *state; // malloc'ed; NULL when absent
     char *
-        source; // where weights came from: {"family", "layout", "dtype", "dtypes", "name"} (hf_origin.h)
+        source; // where weights came from: {"family", "layout", "dtype", "dtypes", "name"} (hf_carry.h)
     pc_native_file *files;
     int file_count;
     char *adapters; // where low-rank adapters stand (adapters.h); their numbers are parameters

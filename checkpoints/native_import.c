@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 typedef struct source {
-    pc_origin *o;
+    pc_supply *o;
     const char *name;
     pc_dtype type;
     float *buffer;
@@ -18,26 +18,26 @@ typedef struct source {
 static pc_status fill(void *arg, void *buffer, int64_t begin, int64_t count)
 {
     source *s = arg;
-    if (s->type == PC_F32) return pc_origin_read(s->o, buffer, s->name, begin, count);
+    if (s->type == PC_F32) return pc_supply_read(s->o, buffer, s->name, begin, count);
     if (count > s->room) {
         float *more = realloc(s->buffer, (size_t)count * sizeof *more);
         if (!more) return pc_fail(PC_ERR_MEMORY, "a piece of %lld numbers", (long long)count);
         s->buffer = more;
         s->room = count;
     }
-    const pc_status st = pc_origin_read(s->o, s->buffer, s->name, begin, count);
+    const pc_status st = pc_supply_read(s->o, s->buffer, s->name, begin, count);
     if (!st) pc_narrow(buffer, s->type, s->buffer, count);
     return st;
 }
 
-pc_status pc_native_import(const char *path, pc_origin *o, pc_verify_mode verify,
+pc_status pc_native_import(const char *path, pc_supply *o, pc_verify_mode verify,
                            pc_verify_report *report)
 {
     pc_native_text text;
     pc_native_out *out;
     source s = {.o = o};
     *report = (pc_verify_report){0};
-    pc_status st = pc_origin_texts(&text, o);
+    pc_status st = pc_supply_texts(&text, o);
     if (st) return st;
     st = pc_native_begin(&out, path, &text);
     pc_native_text_close(&text);
@@ -45,7 +45,7 @@ pc_status pc_native_import(const char *path, pc_origin *o, pc_verify_mode verify
     for (int i = 0; i < o->shape.params.count && !st; i++) {
         const pc_param *p = &o->shape.params.list[i];
         s.name = p->name;
-        s.type = pc_origin_dtype(o, p->name);
+        s.type = pc_supply_dtype(o, p->name);
         st = pc_native_put(out, p->name, s.type, p->rank, p->dim, false, fill, &s);
     }
     free(s.buffer);

@@ -9,7 +9,7 @@
 
 #include "checkpoints/verify.h"
 
-pc_status pc_native_import(const char *path, pc_origin *o, pc_verify_mode verify,
+pc_status pc_native_import(const char *path, pc_supply *o, pc_verify_mode verify,
                            pc_verify_report *report);
 
 #endif

@@ -54,7 +54,7 @@ static pc_status compare_piece(sums *s, const float *a, const float *b, int64_t 
     return PC_OK;
 }
 
-static pc_status compare_param(pc_verify_report *r, pc_origin *from, pc_origin *to,
+static pc_status compare_param(pc_verify_report *r, pc_supply *from, pc_supply *to,
                                const pc_param *p, float *buffer, const pc_verify_limits *l)
 {
     sums s = {.exact = true};
@@ -63,8 +63,8 @@ static pc_status compare_param(pc_verify_report *r, pc_origin *from, pc_origin *
     pc_status st = PC_OK;
     for (int64_t at = 0; at < n && !st; at += PIECE) {
         const int64_t count = n - at < PIECE ? n - at : PIECE;
-        if ((st = pc_origin_read(from, buffer, p->name, at, count)) ||
-            (st = pc_origin_read(to, buffer + PIECE, p->name, at, count)))
+        if ((st = pc_supply_read(from, buffer, p->name, at, count)) ||
+            (st = pc_supply_read(to, buffer + PIECE, p->name, at, count)))
             break;
         st = compare_piece(&s, buffer, buffer + PIECE, count, at, l);
     }
@@ -82,13 +82,13 @@ static pc_status compare_param(pc_verify_report *r, pc_origin *from, pc_origin *
 }
 
 // What no forward pass reads may be left out (a last norm before features of an earlier layer).
-static bool may_lack(const pc_origin *o, const char *name)
+static bool may_lack(const pc_supply *o, const char *name)
 {
     const pc_model_config *c = &o->shape.config;
     return c->kind == PC_MODEL_VLM && !pc_vlm_reads(&c->vlm, name);
 }
 
-static pc_status same_list(const pc_origin *a, const pc_origin *b)
+static pc_status same_list(const pc_supply *a, const pc_supply *b)
 {
     pc_params *p = (pc_params *)(uintptr_t)&a->shape.params;
     pc_params *q = (pc_params *)(uintptr_t)&b->shape.params;
@@ -106,7 +106,7 @@ static pc_status same_list(const pc_origin *a, const pc_origin *b)
     return PC_OK;
 }
 
-static pc_status compare_tensors(pc_verify_report *r, pc_origin *from, pc_origin *to,
+static pc_status compare_tensors(pc_verify_report *r, pc_supply *from, pc_supply *to,
                                  const pc_verify_limits *l)
 {
     pc_status st = same_list(from, to);
@@ -120,17 +120,17 @@ static pc_status compare_tensors(pc_verify_report *r, pc_origin *from, pc_origin
 
 /* ---- logits ---- */
 
-static pc_status answers_of(pc_answers *out, pc_origin *o, const pc_model_config *as, uint64_t seed)
+static pc_status answers_of(pc_answers *out, pc_supply *o, const pc_model_config *as, uint64_t seed)
 {
     pc_model m = {0};
     pc_status st = pc_model_open(&m, &o->shape.config, PC_F32, true);
-    if (!st) st = pc_origin_bind(o, &m.params);
+    if (!st) st = pc_supply_bind(o, &m.params);
     if (!st) st = pc_answers_open(out, &m, as, seed);
     pc_model_close(&m);
     return st;
 }
 
-static pc_status compare_logits(pc_verify_report *r, pc_origin *from, pc_origin *to,
+static pc_status compare_logits(pc_verify_report *r, pc_supply *from, pc_supply *to,
                                 const pc_verify_limits *l, uint64_t seed)
 {
     pc_answers a = {0}, b = {0};
@@ -170,7 +170,7 @@ static double free_memory(void)
     return (double)kb * 1024.0;
 }
 
-static bool logits_wanted(const pc_origin *o, pc_verify_mode mode)
+static bool logits_wanted(const pc_supply *o, pc_verify_mode mode)
 {
     if (mode != PC_VERIFY_AUTO) return mode == PC_VERIFY_LOGITS;
     const double need = (double)pc_params_bytes(&o->shape.params, PC_F32, false);
@@ -181,7 +181,7 @@ static bool logits_wanted(const pc_origin *o, pc_verify_mode mode)
     return false;
 }
 
-pc_status pc_verify_against(pc_verify_report *out, pc_origin *from, pc_origin *to,
+pc_status pc_verify_against(pc_verify_report *out, pc_supply *from, pc_supply *to,
                             const pc_verify_limits *limits, pc_verify_mode mode, uint64_t seed)
 {
     *out = (pc_verify_report){0};
@@ -190,15 +190,15 @@ pc_status pc_verify_against(pc_verify_report *out, pc_origin *from, pc_origin *t
     return st;
 }
 
-pc_status pc_verify(pc_verify_report *out, pc_origin *from, const char *written,
+pc_status pc_verify(pc_verify_report *out, pc_supply *from, const char *written,
                     const pc_verify_limits *limits, pc_verify_mode mode, uint64_t seed)
 {
-    pc_origin to;
+    pc_supply to;
     *out = (pc_verify_report){0};
     if (mode == PC_VERIFY_NONE) return PC_OK;
-    pc_status st = pc_origin_open(&to, written);
+    pc_status st = pc_supply_open(&to, written);
     if (!st) st = pc_verify_against(out, from, &to, limits, mode, seed);
-    pc_origin_close(&to);
+    pc_supply_close(&to);
     return pc_context(st, "verifying '%s'", written);
 }
 

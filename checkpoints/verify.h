@@ -9,7 +9,7 @@
 #ifndef PC_CHECKPOINTS_VERIFY_H
 #define PC_CHECKPOINTS_VERIFY_H
 
-#include "checkpoints/origin.h"
+#include "checkpoints/supply.h"
 
 typedef enum pc_verify_mode {
     PC_VERIFY_AUTO,    // logits too where they take no more than half of the memory that is free
@@ -37,10 +37,10 @@ typedef struct pc_verify_report {
 } pc_verify_report;
 
 // PC_ERR_FORMAT names the first parameter that differs by more than its limit, or says by how much logits do.
-pc_status pc_verify(pc_verify_report *out, pc_origin *from, const char *written,
+pc_status pc_verify(pc_verify_report *out, pc_supply *from, const char *written,
                     const pc_verify_limits *limits, pc_verify_mode mode, uint64_t seed);
 // The same against something that is open already.
-pc_status pc_verify_against(pc_verify_report *out, pc_origin *from, pc_origin *to,
+pc_status pc_verify_against(pc_verify_report *out, pc_supply *from, pc_supply *to,
                             const pc_verify_limits *limits, pc_verify_mode mode, uint64_t seed);
 // One line for the log: "214 tensors equal, logits equal".
 const char *pc_verify_text(char *buf, size_t size, const pc_verify_report *r);

@@ -24,7 +24,7 @@ static pc_status dtype_named(pc_dtype *out, const char *word)
                    word, near ? " (nearest: '" : "", near ? near : "", near ? "')" : "");
 }
 
-static pc_status export_hf(pc_origin *o, const convert_request *r, const pc_card *card)
+static pc_status export_hf(pc_supply *o, const convert_request *r, const pc_card *card)
 {
     pc_verify_report report;
     pc_hf_export_options x = {
@@ -42,18 +42,18 @@ static pc_status export_hf(pc_origin *o, const convert_request *r, const pc_card
 
 pc_status convert_run(const convert_request *r)
 {
-    pc_origin o;
+    pc_supply o;
     pc_card card = {0};
-    pc_status st = pc_origin_open(&o, r->path);
+    pc_status st = pc_supply_open(&o, r->path);
     if (st) return st;
-    if (r->adapter) st = pc_origin_adapt(&o, r->adapter);
+    if (r->adapter) st = pc_supply_adapt(&o, r->adapter);
     if (!st) st = pc_card_open(&card, &o, r->path, r->name, r->license);
     if (!st)
         st = !strcmp(r->format, "hf")     ? export_hf(&o, r, &card)
              : !strcmp(r->format, "gguf") ? convert_gguf(&o, r, &card)
                                           : convert_peft(&o, r);
     pc_card_close(&card);
-    pc_origin_close(&o);
+    pc_supply_close(&o);
     return st;
 }
 

@@ -14,9 +14,9 @@ typedef struct convert_request {
 } convert_request;
 
 // DIR/NAME-TYPE.gguf and, with eyes, DIR/mmproj-NAME-TYPE.gguf; `out` may be the first file itself.
-pc_status convert_gguf(pc_origin *o, const convert_request *r, const pc_card *card);
+pc_status convert_gguf(pc_supply *o, const convert_request *r, const pc_card *card);
 // The adapters that a native checkpoint holds.
-pc_status convert_peft(pc_origin *o, const convert_request *r);
+pc_status convert_peft(pc_supply *o, const convert_request *r);
 // Opens r->path, merges r->adapter, and writes as r->format says.
 pc_status convert_run(const convert_request *r);
 

@@ -16,7 +16,7 @@
 
 static pc_status read_origin(void *arg, float *out, const char *name, int64_t at, int64_t count)
 {
-    return pc_origin_read(arg, out, name, at, count);
+    return pc_supply_read(arg, out, name, at, count);
 }
 
 // The template among the carried files: chat_template.jinja, or the key in tokenizer_config.json. malloc'ed.
@@ -94,7 +94,7 @@ static pc_verify_limits limits_of(const pc_gguf_store *store)
 }
 
 // Two towers: the file has the vision tower alone, which is not a model that answers. Its tensors are compared.
-static pc_status verify_tower(pc_verify_report *r, pc_origin *o, const char *path,
+static pc_status verify_tower(pc_verify_report *r, pc_supply *o, const char *path,
                               const pc_verify_limits *l)
 {
     pc_gguf_model m;
@@ -113,7 +113,7 @@ static pc_status verify_tower(pc_verify_report *r, pc_origin *o, const char *pat
         }
         for (int k = 1; k < p->rank; k++) row *= p->dim[k];
         st = pc_gguf_model_read(x, &m, i);
-        if (!st) st = pc_origin_read(o, x + n, a->ours, a->row * row, a->count);
+        if (!st) st = pc_supply_read(o, x + n, a->ours, a->row * row, a->count);
         double difference = 0.0, size = 0.0;
         for (int64_t k = 0; k < a->count && !st; k++) {
             const double d = (double)x[a->offset + k] - (double)x[n + k];
@@ -137,7 +137,7 @@ static pc_status verify_tower(pc_verify_report *r, pc_origin *o, const char *pat
     return pc_context(st, "verifying '%s'", path);
 }
 
-static pc_gguf_source source_of(pc_origin *o, const pc_card *card, const char *template)
+static pc_gguf_source source_of(pc_supply *o, const pc_card *card, const char *template)
 {
     const pc_bundle *b = &o->bundle;
     const char *layout = b->template ? pc_template_text(b->template) : NULL;
@@ -163,7 +163,7 @@ static pc_gguf_source source_of(pc_origin *o, const pc_card *card, const char *t
     };
 }
 
-pc_status convert_gguf(pc_origin *o, const convert_request *r, const pc_card *card)
+pc_status convert_gguf(pc_supply *o, const convert_request *r, const pc_card *card)
 {
     char text[PATH_MAX], eyes[PATH_MAX];
     const pc_model_config *c = &o->shape.config;

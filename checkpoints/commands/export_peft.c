@@ -25,7 +25,7 @@ static bool is_rslora(const pc_peft_pair *x)
            x->scale * x->scale * (double)x->r < 1.001 * x->alpha * x->alpha;
 }
 
-static pc_status write_folder(const char *dir, const pc_origin *o, const convert_request *r)
+static pc_status write_folder(const char *dir, const pc_supply *o, const convert_request *r)
 {
     const pc_peft *p = &o->adapters[0];
     const pc_peft_pair *first = &p->list[0];
@@ -62,27 +62,27 @@ static pc_status write_folder(const char *dir, const pc_origin *o, const convert
 }
 
 // The same base with the folder's adapters must be the model with its own.
-static pc_status verify(pc_origin *o, const convert_request *r)
+static pc_status verify(pc_supply *o, const convert_request *r)
 {
     const pc_verify_mode mode = convert_verify_mode(r->verify);
     const pc_verify_limits exact = pc_verify_type(PC_F32);
     pc_verify_report report = {0};
-    pc_origin again;
+    pc_supply again;
     if (mode != PC_VERIFY_NONE) {
-        pc_status st = pc_origin_open(&again, r->path);
+        pc_status st = pc_supply_open(&again, r->path);
         if (!st) {
-            pc_origin_drop_adapters(&again);
-            st = pc_origin_adapt(&again, r->out);
+            pc_supply_drop_adapters(&again);
+            st = pc_supply_adapt(&again, r->out);
         }
         if (!st) st = pc_verify_against(&report, o, &again, &exact, mode, (uint64_t)r->seed);
-        pc_origin_close(&again);
+        pc_supply_close(&again);
         if (st) return pc_context(st, "verifying '%s'", r->out);
     }
     convert_done(r->out, &report);
     return PC_OK;
 }
 
-pc_status convert_peft(pc_origin *o, const convert_request *r)
+pc_status convert_peft(pc_supply *o, const convert_request *r)
 {
     char path[PATH_MAX];
     if (!o->own_adapters)

@@ -35,14 +35,14 @@ pc_status convert_import(int argc, char **argv)
     };
     char **args;
     int n;
-    pc_origin o;
+    pc_supply o;
     pc_verify_report report;
     pc_status st = pc_cli_parse(&cli, argc, argv, &args, &n);
     if (st || !args) return st;
     if (!out) return pc_fail(PC_ERR_USAGE, "percept-convert import: --out FILE.h5 is needed");
-    if ((st = pc_origin_open(&o, args[0]))) return st;
+    if ((st = pc_supply_open(&o, args[0]))) return st;
     st = pc_native_import(out, &o, convert_verify_mode(verify), &report);
-    pc_origin_close(&o);
+    pc_supply_close(&o);
     if (!st) convert_done(out, &report);
     return st;
 }

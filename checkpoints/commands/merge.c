@@ -20,7 +20,7 @@ static bool ends_in(const char *s, const char *end)
     return n >= k && !strcmp(s + n - k, end);
 }
 
-static pc_status write(pc_origin *o, const request *r)
+static pc_status write(pc_supply *o, const request *r)
 {
     const pc_verify_mode verify = convert_verify_mode(r->verify);
     pc_verify_report report;
@@ -73,19 +73,19 @@ pc_status convert_merge(int argc, char **argv)
     };
     char **args;
     int n;
-    pc_origin o = {0};
+    pc_supply o = {0};
     pc_status st = pc_cli_parse(&cli, argc, argv, &args, &n);
     if (!st && args && !r.out)
         st = pc_fail(PC_ERR_USAGE, "percept-convert merge: --out FILE.h5 or DIR is needed");
     if (st || !args) goto out;
     r.path = args[0];
-    if ((st = pc_origin_open(&o, r.path))) goto out;
-    for (int i = 0; i < r.adapters.count && !st; i++) st = pc_origin_adapt(&o, r.adapters.list[i]);
+    if ((st = pc_supply_open(&o, r.path))) goto out;
+    for (int i = 0; i < r.adapters.count && !st; i++) st = pc_supply_adapt(&o, r.adapters.list[i]);
     if (!st && !o.adapter_count)
         st = pc_fail(PC_ERR_USAGE, "'%s' holds no adapters: give --adapter DIR", r.path);
     if (!st) st = write(&o, &r);
 out:
-    pc_origin_close(&o);
+    pc_supply_close(&o);
     pc_cli_strings_close(&r.adapters);
     return st;
 }

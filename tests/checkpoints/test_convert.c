@@ -36,27 +36,27 @@ static void clear(const char *dir)
 
 static pc_verify_report export_to(const char *dir, const char *from, const pc_hf_export_options *x)
 {
-    pc_origin o;
+    pc_supply o;
     pc_card card;
     pc_verify_report report;
     clear(dir);
-    must(pc_origin_open(&o, from));
+    must(pc_supply_open(&o, from));
     must(pc_card_open(&card, &o, from, NULL, NULL));
     must(pc_hf_export(dir, &o, x, &card, &report));
     pc_card_close(&card);
-    pc_origin_close(&o);
+    pc_supply_close(&o);
     return report;
 }
 
 static void import_to(const char *h5, const char *from)
 {
-    pc_origin o;
+    pc_supply o;
     pc_verify_report report;
-    must(pc_origin_open(&o, from));
+    must(pc_supply_open(&o, from));
     must(pc_native_import(h5, &o, PC_VERIFY_LOGITS, &report));
     assert_int_equal(report.exact, report.parameters);
     assert_true(report.parameters > 0 && report.logits == 0.0);
-    pc_origin_close(&o);
+    pc_supply_close(&o);
 }
 
 // A tied head that is stored a second time is left out, as the library leaves it out.
@@ -216,11 +216,11 @@ static void test_found(void **state)
                                     .seed = 6};
     const pc_verify_limits exact = pc_verify_type(PC_F32), bf16 = pc_verify_type(PC_BF16);
     char dir[4096], path[4200];
-    pc_origin o;
+    pc_supply o;
     pc_verify_report r;
     snprintf(dir, sizeof dir, "%s", scratch_path("wrong"));
     export_to(dir, "tests/goldens/llava", &x);
-    must(pc_origin_open(&o, "tests/goldens/llava"));
+    must(pc_supply_open(&o, "tests/goldens/llava"));
     must(pc_verify(&r, &o, dir, &exact, PC_VERIFY_LOGITS, 1));
 
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
@@ -250,7 +250,7 @@ static void test_found(void **state)
     assert_int_equal(pc_verify(&r, &o, dir, &bf16, PC_VERIFY_LOGITS, 1), PC_ERR_FORMAT);
     assert_non_null(strstr(pc_error_text(), "logits differ"));
     print_message("%s\n", pc_error_text());
-    pc_origin_close(&o);
+    pc_supply_close(&o);
 }
 
 // A number that f16 cannot hold is found before anyone uses the file, and nothing is left behind.
@@ -262,7 +262,7 @@ static void test_overflow(void **state)
                                     .verify = PC_VERIFY_TENSORS,
                                     .seed = 7};
     char dir[4096], source[4096];
-    pc_origin o;
+    pc_supply o;
     pc_card card;
     pc_verify_report r;
     const pc_hf_export_options keep = {.as_source = true,
@@ -280,7 +280,7 @@ static void test_overflow(void **state)
     assert_true(fd >= 0 && fstat(fd, &s) == 0);
     assert_int_equal(pwrite(fd, &large, sizeof large, s.st_size - 400), sizeof large);
     close(fd);
-    must(pc_origin_open(&o, source));
+    must(pc_supply_open(&o, source));
     must(pc_card_open(&card, &o, source, NULL, NULL));
     assert_int_equal(pc_hf_export(dir, &o, &x, &card, &r), PC_ERR_FORMAT);
     print_message("%s\n", pc_error_text());
@@ -289,7 +289,7 @@ static void test_overflow(void **state)
     strcat(dir, ".part");
     assert_false(pc_file_exists(dir));
     pc_card_close(&card);
-    pc_origin_close(&o);
+    pc_supply_close(&o);
 }
 
 static float *some_numbers(int64_t n, unsigned seed)
@@ -363,7 +363,7 @@ static void test_adapters(void **state)
 
     // Merged from the checkpoint or from the folder: the same directory.
     for (int k = 0; k < 2; k++) {
-        pc_origin o;
+        pc_supply o;
         pc_card card;
         pc_verify_report r;
         const pc_hf_export_options x = {.as_source = true,
@@ -371,12 +371,12 @@ static void test_adapters(void **state)
                                         .verify = PC_VERIFY_LOGITS,
                                         .seed = 8};
         snprintf(numbers[k], sizeof numbers[k], "%s", scratch_path(k ? "merged1" : "merged0"));
-        must(pc_origin_open(&o, k ? "tests/goldens/llava" : h5));
-        if (k) must(pc_origin_adapt(&o, folder));
+        must(pc_supply_open(&o, k ? "tests/goldens/llava" : h5));
+        if (k) must(pc_supply_adapt(&o, folder));
         must(pc_card_open(&card, &o, h5, NULL, NULL));
         must(pc_hf_export(numbers[k], &o, &x, &card, &r));
         pc_card_close(&card);
-        pc_origin_close(&o);
+        pc_supply_close(&o);
     }
     same_tensors(numbers[0], numbers[1]);
     pc_hf_config_close(&c);

@@ -1,7 +1,7 @@
 /*
- * origin.c - see origin.h.
+ * supply.c - see supply.h.
  */
-#include "checkpoints/origin.h"
+#include "checkpoints/supply.h"
 
 #include "checkpoints/gguf_names.h"
 #include "checkpoints/numbers.h"
@@ -11,15 +11,15 @@
 #include <string.h>
 
 // A run of theirs inside one of ours: numbers [begin, begin + count) are those of `entry` from `offset` on.
-struct pc_origin_run {
+struct pc_supply_run {
     const char *ours;
     int64_t begin, count, offset;
     const pc_st_entry *entry; // NULL: GGUF
     int alias;                // GGUF: of its list
 };
-typedef struct pc_origin_run run;
+typedef struct pc_supply_run run;
 
-static const pc_param *find_param(const pc_origin *o, const char *ours)
+static const pc_param *find_param(const pc_supply *o, const char *ours)
 {
     return pc_params_find((pc_params *)(uintptr_t)&o->shape.params, ours);
 }
@@ -41,7 +41,7 @@ static int64_t row_of(const pc_param *p)
 /* ---- opening ---- */
 
 // Their tensors as parts of ours.
-static const pc_aliases *names_of(const pc_origin *o)
+static const pc_aliases *names_of(const pc_supply *o)
 {
     return o->tensors ? &o->match.aliases : &o->gguf.aliases;
 }
@@ -54,7 +54,7 @@ static int by_place(const void *a, const void *b)
 }
 
 // Every number of ours must come from exactly one run of theirs.
-static pc_status check_runs(const pc_origin *o)
+static pc_status check_runs(const pc_supply *o)
 {
     const int n = names_of(o)->count;
     int i = 0, params = 0;
@@ -79,7 +79,7 @@ static pc_status check_runs(const pc_origin *o)
     return PC_OK;
 }
 
-static pc_status make_runs(pc_origin *o)
+static pc_status make_runs(pc_supply *o)
 {
     const pc_aliases *a = names_of(o);
     o->runs = calloc((size_t)a->count + 1, sizeof *o->runs);
@@ -101,7 +101,7 @@ static pc_status make_runs(pc_origin *o)
     return check_runs(o);
 }
 
-static pc_status open_dir(pc_origin *o, const char *dir)
+static pc_status open_dir(pc_supply *o, const char *dir)
 {
     o->family = o->bundle.family;
     pc_status st = pc_safetensors_open_dir(&o->tensors, dir);
@@ -112,7 +112,7 @@ static pc_status open_dir(pc_origin *o, const char *dir)
     return pc_hf_carry(&o->bundle.text, dir, o->family, &o->match, o->tensors);
 }
 
-static pc_status check_native(const pc_origin *o)
+static pc_status check_native(const pc_supply *o)
 {
     for (int i = 0; i < o->shape.params.count; i++) {
         const pc_param *p = &o->shape.params.list[i];
@@ -126,7 +126,7 @@ static pc_status check_native(const pc_origin *o)
     return PC_OK;
 }
 
-static pc_status own_pair(pc_peft_pair *x, const pc_origin *o, const pc_adapter_site *s)
+static pc_status own_pair(pc_peft_pair *x, const pc_supply *o, const pc_adapter_site *s)
 {
     char A[PC_NAME_MAX], B[PC_NAME_MAX];
     const pc_param *p = find_param(o, s->weight);
@@ -152,7 +152,7 @@ static pc_status own_pair(pc_peft_pair *x, const pc_origin *o, const pc_adapter_
 }
 
 // The adapters that the checkpoint was trained with, as if they came from a folder.
-static pc_status own_adapters(pc_origin *o, const char *text)
+static pc_status own_adapters(pc_supply *o, const char *text)
 {
     pc_adapter_site *sites;
     int n;
@@ -175,7 +175,7 @@ static pc_status own_adapters(pc_origin *o, const char *text)
     return st;
 }
 
-static pc_status open_native(pc_origin *o, const char *path)
+static pc_status open_native(pc_supply *o, const char *path)
 {
     o->native = true;
     pc_status st = pc_native_map(&o->tensors, path);
@@ -184,7 +184,7 @@ static pc_status open_native(pc_origin *o, const char *path)
     return pc_context(st, "checkpoint '%s'", path);
 }
 
-static pc_status open_gguf(pc_origin *o, const char *path)
+static pc_status open_gguf(pc_supply *o, const char *path)
 {
     pc_gguf_match x = {0};
     pc_status st = pc_gguf_model_open(&o->gguf, path, NULL);
@@ -204,7 +204,7 @@ static bool ends_in(const char *s, const char *end)
     return n >= k && !strcmp(s + n - k, end);
 }
 
-static pc_status open_rest(pc_origin *o, const char *path)
+static pc_status open_rest(pc_supply *o, const char *path)
 {
     pc_status st;
     if ((st = pc_bundle_open_light(&o->bundle, path)) ||
@@ -218,15 +218,15 @@ static pc_status open_rest(pc_origin *o, const char *path)
     return PC_OK;
 }
 
-pc_status pc_origin_open(pc_origin *out, const char *path)
+pc_status pc_supply_open(pc_supply *out, const char *path)
 {
-    *out = (pc_origin){0};
+    *out = (pc_supply){0};
     const pc_status st = open_rest(out, path);
-    if (st) pc_origin_close(out);
+    if (st) pc_supply_close(out);
     return st;
 }
 
-void pc_origin_drop_adapters(pc_origin *o)
+void pc_supply_drop_adapters(pc_supply *o)
 {
     for (int i = 0; i < o->adapter_count; i++) pc_peft_close(&o->adapters[i]);
     free(o->adapters);
@@ -236,9 +236,9 @@ void pc_origin_drop_adapters(pc_origin *o)
     o->merged = NULL;
 }
 
-void pc_origin_close(pc_origin *o)
+void pc_supply_close(pc_supply *o)
 {
-    pc_origin_drop_adapters(o);
+    pc_supply_drop_adapters(o);
     free(o->numbers);
     free(o->whole);
     free(o->runs);
@@ -248,10 +248,10 @@ void pc_origin_close(pc_origin *o)
     pc_safetensors_close(o->tensors);
     pc_model_close(&o->shape);
     pc_bundle_close(&o->bundle);
-    *o = (pc_origin){0};
+    *o = (pc_supply){0};
 }
 
-pc_status pc_origin_adapt(pc_origin *o, const char *dir)
+pc_status pc_supply_adapt(pc_supply *o, const char *dir)
 {
     pc_peft p;
     if (!o->family)
@@ -286,7 +286,7 @@ static pc_status entry_floats(float *out, const pc_st_entry *e, int64_t at, int6
 }
 
 // First run of this parameter that ends behind `at`.
-static const run *first_run(const pc_origin *o, const char *ours, int64_t at)
+static const run *first_run(const pc_supply *o, const char *ours, int64_t at)
 {
     int lo = 0, hi = names_of(o)->count;
     while (lo < hi) {
@@ -300,7 +300,7 @@ static const run *first_run(const pc_origin *o, const char *ours, int64_t at)
     return &o->runs[lo];
 }
 
-static pc_status room_for_whole(pc_origin *o, int64_t n, const char *name)
+static pc_status room_for_whole(pc_supply *o, int64_t n, const char *name)
 {
     if (n <= o->whole_room) return PC_OK;
     float *more = realloc(o->whole, (size_t)n * sizeof *more);
@@ -311,7 +311,7 @@ static pc_status room_for_whole(pc_origin *o, int64_t n, const char *name)
 }
 
 // All frames of a stem, each put between the others. They are "alias" -1.
-static pc_status frame_floats(pc_origin *o, float *out, const run *r, int64_t at, int64_t count)
+static pc_status frame_floats(pc_supply *o, float *out, const run *r, int64_t at, int64_t count)
 {
     const pc_aliases *a = &o->gguf.aliases;
     if (o->read_alias != -1) {
@@ -329,7 +329,7 @@ static pc_status frame_floats(pc_origin *o, float *out, const run *r, int64_t at
 }
 
 // Rows of queries and keys may lie in another order, and blocks cannot be cut: such tensors are read whole.
-static pc_status gguf_floats(pc_origin *o, float *out, const run *r, int64_t at, int64_t count)
+static pc_status gguf_floats(pc_supply *o, float *out, const run *r, int64_t at, int64_t count)
 {
     const pc_alias *a = &o->gguf.aliases.list[r->alias];
     if (pc_gguf_frame(a, &o->gguf.config) >= 0) return frame_floats(o, out, r, at, count);
@@ -354,7 +354,7 @@ static pc_status gguf_floats(pc_origin *o, float *out, const run *r, int64_t at,
 }
 
 // Numbers [at, at + count) of our order out of a tensor that is turned round: it is read whole.
-static pc_status turned_floats(pc_origin *o, float *out, const run *r, int64_t at, int64_t count)
+static pc_status turned_floats(pc_supply *o, float *out, const run *r, int64_t at, int64_t count)
 {
     const pc_alias *a = &o->match.aliases.list[r->alias];
     const int64_t n = pc_alias_numel(a);
@@ -374,7 +374,7 @@ static pc_status turned_floats(pc_origin *o, float *out, const run *r, int64_t a
     return PC_OK;
 }
 
-static pc_status read_stored(pc_origin *o, float *out, const pc_param *p, int64_t at, int64_t count)
+static pc_status read_stored(pc_supply *o, float *out, const pc_param *p, int64_t at, int64_t count)
 {
     if (o->native) return entry_floats(out, pc_safetensors_find(o->tensors, p->name), at, count);
     pc_status st = PC_OK;
@@ -392,7 +392,7 @@ static pc_status read_stored(pc_origin *o, float *out, const pc_param *p, int64_
     return st;
 }
 
-static bool is_adapted(const pc_origin *o, const char *ours)
+static bool is_adapted(const pc_supply *o, const char *ours)
 {
     for (int k = 0; k < o->adapter_count; k++)
         for (int64_t i = 0; i < o->adapters[k].count; i++)
@@ -400,7 +400,7 @@ static bool is_adapted(const pc_origin *o, const char *ours)
     return false;
 }
 
-static pc_status merge(pc_origin *o, const pc_param *p)
+static pc_status merge(pc_supply *o, const pc_param *p)
 {
     const int64_t n = numel_of(p), row = row_of(p);
     if (n > o->room) {
@@ -417,7 +417,7 @@ static pc_status merge(pc_origin *o, const pc_param *p)
     return st;
 }
 
-pc_status pc_origin_read(pc_origin *o, float *out, const char *ours, int64_t at, int64_t count)
+pc_status pc_supply_read(pc_supply *o, float *out, const char *ours, int64_t at, int64_t count)
 {
     const pc_param *p = find_param(o, ours);
     PC_ASSERT(p, "no parameter '%s'", ours);
@@ -432,12 +432,12 @@ pc_status pc_origin_read(pc_origin *o, float *out, const char *ours, int64_t at,
     return PC_OK;
 }
 
-pc_status pc_origin_bind(pc_origin *o, pc_params *params)
+pc_status pc_supply_bind(pc_supply *o, pc_params *params)
 {
     pc_status st = PC_OK;
     for (int i = 0; i < params->count && !st; i++) {
         const pc_param *p = &params->list[i];
-        st = pc_origin_read(o, p->weight->w.data, p->name, 0, numel_of(p));
+        st = pc_supply_read(o, p->weight->w.data, p->name, 0, numel_of(p));
     }
     return st;
 }
@@ -453,7 +453,7 @@ static pc_dtype entry_type(const pc_st_entry *e)
     return pc_dtype_from_text(&t, e->dtype) && (t == PC_BF16 || t == PC_F16) ? t : PC_F32;
 }
 
-pc_dtype pc_origin_dtype(const pc_origin *o, const char *ours)
+pc_dtype pc_supply_dtype(const pc_supply *o, const char *ours)
 {
     if (!o->tensors || is_adapted(o, ours)) return PC_F32;
     if (o->native) return entry_type(pc_safetensors_find(o->tensors, ours));
@@ -479,7 +479,7 @@ static bool copy_if(char **out, const char *text)
     return !text || *out;
 }
 
-pc_status pc_origin_texts(pc_native_text *out, const pc_origin *o)
+pc_status pc_supply_texts(pc_native_text *out, const pc_supply *o)
 {
     const pc_bundle *b = &o->bundle;
     const pc_native_text *t = &b->text;
