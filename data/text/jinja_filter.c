@@ -105,6 +105,7 @@ static jvalue f_indent(jrun *r, jvalue v, jargs a)
     const bool first = jtruth(jarg(a, 1, "first", jv_bool(false))),
                blank = jtruth(jarg(a, 2, "blank", jv_bool(false)));
     jout by = {0}, o = {0};
+    if (v.kind != JV_STR) return jfail(r, "a '%s' cannot be indented", jkind_name(v));
     if (width.kind == JV_STR) {
         jout_add(r, &by, width.u.str);
     } else {
@@ -124,11 +125,20 @@ static jvalue f_indent(jrun *r, jvalue v, jargs a)
     return jv_str(jout_str(&o));
 }
 
+// Runs of letters, digits and underscores.
 static jvalue f_wordcount(jrun *r, jvalue v, jargs a)
 {
+    const jstr s = jto_str(r, v);
+    int64_t words = 0;
+    bool inside = false;
     (void)a;
-    const jvalue words = jtext_words(r, jto_str(r, v), -1);
-    return r->st ? v : jv_int(words.u.list->n);
+    for (size_t i = 0, n; i < s.n; i += n) {
+        for (n = 1; i + n < s.n && ((unsigned char)s.s[i + n] & 0xC0) == 0x80;) n++;
+        const bool word = s.s[i] == '_' || jtext_is(jstr_part(s, i, i + n), JTEXT_ALNUM);
+        words += word && !inside;
+        inside = word;
+    }
+    return jv_int(words);
 }
 
 static jvalue f_tojson(jrun *r, jvalue v, jargs a)
@@ -177,6 +187,11 @@ static double text_number(jrun *r, jvalue v, bool *ok)
     return f;
 }
 
+static jvalue no_number(jrun *r, jvalue v)
+{
+    return jfail(r, "'%.*s' is undefined", (int)v.u.str.n, v.u.str.s ? v.u.str.s : "");
+}
+
 static jvalue f_int(jrun *r, jvalue v, jargs a)
 {
     const jvalue or_else = jarg(a, 0, "default", jv_int(0));
@@ -184,6 +199,7 @@ static jvalue f_int(jrun *r, jvalue v, jargs a)
     double f = 0.0;
     if (jarg_has(a, 1, "base")) return jfail(r, "filter 'int' with a base is not supported");
     if (v.kind == JV_INT) return v;
+    if (v.kind == JV_UNDEFINED) return no_number(r, v);
     if (v.kind == JV_STR)
         f = text_number(r, v, &ok);
     else
@@ -196,6 +212,7 @@ static jvalue f_float(jrun *r, jvalue v, jargs a)
     const jvalue or_else = jarg(a, 0, "default", jv_float(0.0));
     bool ok = true;
     double f = 0.0;
+    if (v.kind == JV_UNDEFINED) return no_number(r, v);
     if (v.kind == JV_STR)
         f = text_number(r, v, &ok);
     else
@@ -211,6 +228,7 @@ static jvalue f_round(jrun *r, jvalue v, jargs a)
     double f;
     if (!jnumber(v, &f)) return jfail(r, "a '%s' cannot be rounded", jkind_name(v));
     if (v.kind == JV_INT && jstr_is(how, "common") && digits >= 0) return v;
+    if (v.kind == JV_BOOL && jstr_is(how, "common") && digits >= 0) return jv_int(v.u.b);
     if (digits < 0 || digits > 15) return jfail(r, "rounding to %lld digits", (long long)digits);
     const double scale = pow(10.0, (double)digits);
     if (jstr_is(how, "ceil")) return jv_float(ceil(f * scale) / scale);

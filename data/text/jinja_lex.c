@@ -299,13 +299,13 @@ static void lex_operator(lexer *l, int *open)
             move_to(l, l->at + 2);
             return;
         }
-    if (!strchr("+-*/%~[](){}<>=.:|,;", c)) {
+    if (!c || !strchr("+-*/%~[](){}<>=.:|,;", c)) {
         jparse_fail(l->p, l->line, "a character '%c' that is no part of an expression", c);
         return;
     }
     *open += strchr("([{", c) ? 1 : strchr(")]}", c) ? -1 : 0;
     jtoken *t = add(l, JT_OP);
-    if (t) t->op = c;
+    if (t) t->op = (unsigned char)c;
     move_to(l, l->at + 1);
 }
 

@@ -131,12 +131,19 @@ static jargs behind(jrun *r, jargs a, int64_t skip)
     return a;
 }
 
+// What is chosen from: nothing of whatever counts as false, be it a list or not.
+static const jlist *choices(jrun *r, jvalue v)
+{
+    static const jlist none;
+    return jtruth(v) ? jitems(r, v) : &none;
+}
+
 static jvalue choose(jrun *r, jvalue v, jargs a, bool by_attribute, bool wanted)
 {
     const jvalue attribute = by_attribute ? jarg(a, 0, NULL, jv_none()) : jv_none();
     const jvalue test = jarg(a, by_attribute, NULL, jv_none());
     const jargs rest = behind(r, a, by_attribute + 1);
-    const jlist *l = jitems(r, v);
+    const jlist *l = choices(r, v);
     const jvalue out = jv_list(r, JV_LIST);
     if (by_attribute && attribute.kind == JV_NONE)
         return jfail(r, "Missing parameter for attribute name");
@@ -172,7 +179,7 @@ jvalue jfilter_map(jrun *r, jvalue v, jargs a)
                  *or_else = jdict_text(a.keys, "default");
     const jvalue name = jarg(a, 0, NULL, jv_none());
     const jargs rest = attribute ? a : behind(r, a, 1);
-    const jlist *l = jitems(r, v);
+    const jlist *l = choices(r, v);
     const jvalue out = jv_list(r, JV_LIST);
     if (!attribute && name.kind != JV_STR) return jfail(r, "map requires a filter argument");
     for (int64_t i = 0; i < l->n && jstep(r); i++) {

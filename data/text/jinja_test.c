@@ -4,22 +4,20 @@
 #include "data/text/jinja_parts.h"
 #include "data/text/jinja_text.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-static bool whole(jvalue v)
+static double remainder_of(jrun *r, jvalue v, int64_t by)
 {
-    return v.kind == JV_INT || v.kind == JV_BOOL;
-}
-
-static int64_t remainder_of(jrun *r, jvalue v, int64_t by)
-{
-    if (!whole(v) || by == 0) {
+    double f;
+    if (!jnumber(v, &f) || by == 0) {
         jfail(r, "'%s' cannot be divided by %lld here", jkind_name(v), (long long)by);
-        return 0;
+        return -1.0;
     }
+    if (v.kind == JV_FLOAT) return f - floor(f / (double)by) * (double)by;
     const int64_t i = v.kind == JV_INT ? v.u.i : v.u.b;
-    return by == -1 ? 0 : (i % by + by) % by;
+    return by == -1 ? 0.0 : (double)((i % by + by) % by);
 }
 
 static bool iterable(jvalue v)
@@ -144,16 +142,16 @@ static bool t_in(jrun *r, jvalue v, jvalue x)
 static bool t_odd(jrun *r, jvalue v, jvalue x)
 {
     (void)x;
-    return remainder_of(r, v, 2) == 1;
+    return remainder_of(r, v, 2) == 1.0;
 }
 static bool t_even(jrun *r, jvalue v, jvalue x)
 {
     (void)x;
-    return remainder_of(r, v, 2) == 0;
+    return remainder_of(r, v, 2) == 0.0;
 }
 static bool t_divisibleby(jrun *r, jvalue v, jvalue x)
 {
-    return remainder_of(r, v, x.kind == JV_INT ? x.u.i : 0) == 0;
+    return remainder_of(r, v, x.kind == JV_INT ? x.u.i : 0) == 0.0;
 }
 static bool t_sameas(jrun *r, jvalue v, jvalue x)
 {

@@ -420,6 +420,10 @@ bool jcontains(jrun *r, jvalue v, jvalue in)
         }
         return v.u.str.n == 0 || memmem(in.u.str.s, in.u.str.n, v.u.str.s, v.u.str.n);
     }
+    if (in.kind == JV_DICT && (v.kind == JV_LIST || v.kind == JV_DICT)) {
+        jfail(r, "unhashable type: '%s'", jkind_name(v));
+        return false;
+    }
     if (in.kind == JV_DICT) return jdict_find(in.u.dict, v) != NULL;
     const jlist *l = jitems(r, in);
     for (int64_t i = 0; i < l->n; i++)
@@ -516,7 +520,7 @@ jvalue jslice(jrun *r, jvalue v, const jvalue part[3])
 {
     if (v.kind == JV_UNDEFINED) return undefined_has_none(r, v);
     if (v.kind != JV_STR && v.kind != JV_TUPLE && (v.kind != JV_LIST || v.u.list->lazy))
-        return jv_undefined((jstr){0});
+        return jfail(r, "a '%s' cannot be sliced", jkind_name(v));
     const int64_t n = jlength(r, v), step = part[2].kind == JV_INT ? part[2].u.i : 1;
     if (step == 0) return jfail(r, "slice step cannot be zero");
     const int64_t from = slice_end(r, part[0], n, step, step > 0 ? 0 : n - 1),

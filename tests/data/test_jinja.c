@@ -301,7 +301,7 @@ static void test_broken(void **state)
         const char *base = rows[(size_t)i % (sizeof rows / sizeof *rows)][0];
         char text[600];
         size_t n = strlen(base);
-        memcpy(text, base, n);
+        memcpy(text, base, n + 1);
         for (int k = 0; k < 1 + i % 3; k++) {
             seed += 0x9E3779B97F4A7C15u;
             uint64_t z = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -316,7 +316,7 @@ static void test_broken(void **state)
             else {
                 const size_t m = strlen(bit); // a piece comes
                 memmove(text + at + m, text + at, n - at);
-                memcpy(text + at, bit, m);
+                for (size_t q = 0; q < m; q++) text[at + q] = bit[q];
                 n += m;
             }
         }
