@@ -264,6 +264,52 @@ static void test_render(void **state)
     done(&r);
 }
 
+// A template of a model's own: from a file, and from a directory that says it.
+static void test_render_own(void **state)
+{
+    (void)state;
+    if (missing()) skip();
+    train_tokenizer();
+    static const char own[] = "{% for m in messages %}{{ bos_token if loop.first }}{{ m.role }}:"
+                              "{{ m.content }}{{ eos_token }}\n{% endfor %}"
+                              "{% if add_generation_prompt %}assistant:{% endif %}";
+    set_write_file("own.jinja", own);
+    set_write_file("talk.jsonl", "[{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": "
+                                 "\"assistant\", \"content\": \"a cat\"}]\n");
+    ran r = run(NULL, "render own.jinja --tokenizer tok.json --bos '' --eos '</s>' --json "
+                      "--messages talk.jsonl");
+    expect(&r, 0, "\"text\":\"user:Hi</s>\\nassistant:a cat</s>\\n\"", NULL);
+    expect(&r, 0, "\"assistant_byte_spans\":[[22,32]]", NULL);
+    done(&r);
+    r = run(NULL, "render own.jinja --messages talk.jsonl");
+    expect(&r, 2, NULL, "--tokenizer");
+    done(&r);
+
+    json_t *config = json_pack("{s:s, s:{s:s}, s:n}", "chat_template", own, "eos_token", "content",
+                               "</s>", "bos_token");
+    char *text = json_dumps(config, 0);
+    mkdir(scratch_path("own"), 0777);
+    char *tokenizer = contents("tok.json");
+    set_write_file("own/tokenizer.json", tokenizer);
+    free(tokenizer);
+    set_write_file("own/tokenizer_config.json", text);
+    free(text);
+    json_decref(config);
+    r = run(NULL, "render own --messages talk.jsonl --generate");
+    expect(&r, 0, "user:Hi</s>\nassistant:[[a cat</s>\n]]assistant:", NULL);
+    done(&r);
+    set_write_file("own/chat_template.jinja", "{{ messages[0].content }}{% include 'x' %}");
+    r = run(NULL, "render own --messages talk.jsonl");
+    expect(&r, 1, NULL, "line 1: statement 'include' is not supported");
+    expect(&r, 1, NULL, "`template:`");
+    done(&r);
+    set_write_file("own/chat_template.jinja",
+                   "{{ raise_exception('not ' + messages[0].content) }}");
+    r = run(NULL, "render own --messages talk.jsonl --json");
+    expect(&r, 1, "\"error\":\"chat template 'own': line 1: not Hi\"", "talk.jsonl:1: ");
+    done(&r);
+}
+
 static void test_check(void **state)
 {
     (void)state;
@@ -374,6 +420,24 @@ static void test_preprocess(void **state)
     free(want);
     pc_bundle_close(&b);
     pc_safetensors_close(s);
+    static const struct {
+        const char *folder, *tensors;
+    } kinds[] = {
+        {"llava_next_tiny", "pixel_values (2,3,3,32,32), image_sizes (2,2)"},
+        {"llava_onevision_tiny", "pixel_values (2,2,3,32,32), image_sizes (2,2)"},
+        {"qwen2_vl_tiny/preprocessor_config.json", "pixel_values (32,96), image_grid_thw (2,3)"},
+        {"deepseek_vl_hybrid_tiny", "pixel_values (2,3,32,32), high_res_pixel_values (2,3,64,64)"},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        char name[128];
+        snprintf(name, sizeof name, "goldens/%s", kinds[i].folder);
+        const char *shared = shared_path(name);
+        if (!shared) continue;
+        r = run(NULL, "preprocess '%s%s%s' img/0.png img/1.png --out p.safetensors",
+                *shared == '/' ? "" : here, *shared == '/' ? "" : "/", shared);
+        expect(&r, 0, kinds[i].tensors, NULL);
+        done(&r);
+    }
     r = run(NULL, "preprocess '%s' img/none.png --out p.safetensors", model);
     expect(&r, 1, NULL, "none.png");
     done(&r);
@@ -387,8 +451,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_help_and_usage),  cmocka_unit_test(test_scenes),
         cmocka_unit_test(test_tokenizer_train), cmocka_unit_test(test_tokenize_and_back),
-        cmocka_unit_test(test_render),          cmocka_unit_test(test_check),
-        cmocka_unit_test(test_full_disk),       cmocka_unit_test(test_preprocess),
+        cmocka_unit_test(test_render),          cmocka_unit_test(test_render_own),
+        cmocka_unit_test(test_check),           cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_preprocess),
     };
     return cmocka_run_group_tests(tests, set_open, set_close);
 }
