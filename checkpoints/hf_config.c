@@ -376,10 +376,10 @@ pc_status pc_hf_preprocessor_json(json_t **out, const pc_image_config *c)
     const bool fit = tiles ? back.several_whole == c->several_whole &&
                                  !memcmp(&back.pinpoints, &c->pinpoints, sizeof c->pinpoints)
                            : back.fit == c->fit;
-    const bool same = !st && back.kind == c->kind && fit && back.size == c->size &&
-                      back.filter == c->filter && back.has_fill == c->has_fill &&
-                      !memcmp(back.mean, c->mean, sizeof back.mean) &&
-                      !memcmp(back.std, c->std, sizeof back.std);
+    bool same = !st && back.kind == c->kind && fit && back.size == c->size &&
+                back.filter == c->filter && back.has_fill == c->has_fill;
+    for (int i = 0; i < 3 && same; i++)
+        same = back.mean[i] == c->mean[i] && back.std[i] == c->std[i];
     if (same)
         *out = o;
     else

@@ -7,6 +7,7 @@
 #include "checkpoints/pickle.h"
 
 #include "checkpoints/zip.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -321,16 +322,15 @@ static pc_status persistent(machine *m)
         !same(word->as.text.at, word->as.text.size, "storage") || type->kind != CLASS ||
         type->as.named.class != STORAGE_CLASS || key->kind != TEXT)
         return pc_fail(PC_ERR_FORMAT, "a persistent id that is no storage; " CONVERT);
-    const size_t n = m->folder_size + 5 + key->as.text.size;
-    if (n > sizeof name)
+    const int n =
+        snprintf(name, sizeof name, "%.*sdata/%.*s", (int)m->folder_size, m->folder,
+                 (int)(key->as.text.size < 256 ? key->as.text.size : 256), key->as.text.at);
+    if (n < 0 || (size_t)n != m->folder_size + 5 + key->as.text.size || (size_t)n >= sizeof name)
         return pc_fail(PC_ERR_FORMAT, "a storage key of %u bytes", key->as.text.size);
-    memcpy(name, m->folder, m->folder_size);
-    memcpy(name + m->folder_size, "data/", 5);
-    memcpy(name + m->folder_size + 5, key->as.text.at, key->as.text.size);
-    const pc_zip_member *member = pc_zip_find(m->zip, name, n);
+    const pc_zip_member *member = pc_zip_find(m->zip, name, (size_t)n);
     if (!member)
-        return pc_fail(PC_ERR_FORMAT, "storage '%.*s' is not in the archive",
-                       (int)(n < 200 ? n : 200), name);
+        return pc_fail(PC_ERR_FORMAT, "storage '%.*s' is not in the archive", n < 200 ? n : 200,
+                       name);
     return push(m, (object){.kind = STORAGE,
                             .as.storage = {member->data, member->size, type->as.named.dtype}});
 }
@@ -657,13 +657,12 @@ static pc_status read_archive(pc_safetensors *s, const pc_zip *z)
                  .zip = z,
                  .folder = pickle->name,
                  .folder_size = pickle->name_size - 8};
-    if (m.folder_size + 9 <= sizeof name) {
-        memcpy(name, m.folder, m.folder_size);
-        memcpy(name + m.folder_size, "byteorder", 9);
-        const pc_zip_member *order = pc_zip_find(z, name, m.folder_size + 9);
-        if (order && !same((const char *)order->data, order->size, "little"))
-            return pc_fail(PC_ERR_FORMAT, "its numbers are not little-endian");
-    }
+    const int n = m.folder_size < 200
+                      ? snprintf(name, sizeof name, "%.*sbyteorder", (int)m.folder_size, m.folder)
+                      : 0;
+    const pc_zip_member *order = n > 0 ? pc_zip_find(z, name, (size_t)n) : NULL;
+    if (order && !same((const char *)order->data, order->size, "little"))
+        return pc_fail(PC_ERR_FORMAT, "its numbers are not little-endian");
     uint32_t root = 0;
     pc_status st = run(&m, &root);
     if (!st) st = take_root(s, &m, root);

@@ -37,7 +37,7 @@ for name in "${targets[@]}"; do
     leaks=1
     [ "$name" != native ] || leaks=0
     ASAN_OPTIONS=detect_leaks=$leaks:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-        "$dir/fuzz/fuzz_$name" -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=1024 \
+        "$dir/fuzz/fuzz_$name" -max_total_time="$seconds" -max_len=65536 -timeout=10 -rss_limit_mb=1024 \
         -print_final_stats=1 -detect_leaks=$leaks -artifact_prefix="$dir/finds/$name/" \
         "$dir/corpus/$name" "$dir/seeds/$name" >"$log" 2>&1 || status=$?
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
