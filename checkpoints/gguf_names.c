@@ -80,6 +80,8 @@ static pc_status projector_sayable(const pc_vlm_config *c)
         what = "positions behind the projector";
     else if (p->depth > 1 && !gelu)
         what = "another activation than GELU in the projector";
+    else if (c->also[0])
+        what = "several hidden states side by side";
     else if (c->keep_class && c->vision.class_token)
         what = "the class token's feature";
     else if (c->image_bidirectional)

@@ -161,6 +161,12 @@ static json_t *llava_json(const pc_model_config *c, const pc_tokenizer *tok)
                   (int)m->projector.bias, "tie_word_embeddings", (int)m->decoder.tied,
                   "text_config", decoder_json(&m->decoder, decoder_type(&m->decoder), tok),
                   "vision_config", vision);
+    if (m->also[0]) {
+        json_t *layers = json_pack("[I]", (json_int_t)m->feature_layer);
+        for (int i = 0; i < PC_LAYERS_MAX - 1 && m->also[i]; i++)
+            json_array_append_new(layers, json_integer(m->also[i]));
+        json_object_set_new(o, "vision_feature_layer", layers);
+    }
     if (tiles) json_object_set_new(o, "image_grid_pinpoints", pinpoints_json(&m->pinpoints));
     if (shrunk) {
         char aspect[32];

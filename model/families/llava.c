@@ -86,28 +86,39 @@ static pc_status original_aliases(pc_aliases *out, const pc_model_config *config
     return aliases(out, config, &layouts[ORIGINAL]);
 }
 
-// hidden_states has L + 1 entries; an index counts from either end, a list of one is that one.
-static pc_status feature_layer(int64_t *out, const json_t *json, const char *key, int64_t def,
-                               int64_t L)
+// hidden_states has L + 1 entries, and an index counts from either end.
+static pc_status one_layer(int64_t *out, int64_t k, const char *key, int64_t L)
 {
-    const json_t *v = json_object_get(json, key);
-    int64_t k = def;
-
-    if (json_is_array(v)) {
-        if (json_array_size(v) != 1 || !json_is_integer(json_array_get(v, 0)))
-            return pc_fail(PC_ERR_FORMAT,
-                           "key '%s': a list of %zu; features of one layer are supported", key,
-                           json_array_size(v));
-        k = json_integer_value(json_array_get(v, 0));
-    } else {
-        const pc_status st = pc_json_int(&k, json, key, def, -(L + 1), L);
-        if (st) return st;
-    }
     if (k < -(L + 1) || k > L)
         return pc_fail(PC_ERR_FORMAT, "key '%s': %lld; the tower has %lld layers", key,
                        (long long)k, (long long)L);
     *out = k < 0 ? k : k - (L + 1);
     return PC_OK;
+}
+
+// A number, or a list of them, whose states stand side by side.
+static pc_status feature_layers(pc_vlm_config *c, const json_t *json, const char *key, int64_t def)
+{
+    const json_t *v = json_object_get(json, key);
+    const int64_t L = c->vision.L;
+    int64_t k = def;
+    pc_status st = PC_OK;
+
+    if (!json_is_array(v)) {
+        if ((st = pc_json_int(&k, json, key, def, -(L + 1), L))) return st;
+        return one_layer(&c->feature_layer, k, key, L);
+    }
+    const size_t n = json_array_size(v);
+    if (n < 1 || n > PC_LAYERS_MAX)
+        return pc_fail(PC_ERR_FORMAT, "key '%s': a list of %zu; expected 1 to %d layers", key, n,
+                       PC_LAYERS_MAX);
+    for (size_t i = 0; i < n && !st; i++) {
+        const json_t *x = json_array_get(v, i);
+        if (!json_is_integer(x))
+            return pc_fail(PC_ERR_FORMAT, "key '%s': entry %zu is no number", key, i);
+        st = one_layer(i ? &c->also[i - 1] : &c->feature_layer, json_integer_value(x), key, L);
+    }
+    return st;
 }
 
 pc_status pc_json_text(const char **out, const json_t *json, const char *key, const char *def)
@@ -175,8 +186,7 @@ pc_status pc_family_llava_config(pc_vlm_config *c, const json_t *json, const pc_
         json_object_get(json, "image_token_index") ? "image_token_index" : "image_token_id";
     if ((st = pc_json_bool(&tied, json, "tie_word_embeddings", false)) ||
         (st = pc_json_int(&c->image_id, json, image_key, k->image_id, 0, c->decoder.V - 1)) ||
-        (st = feature_layer(&c->feature_layer, json, "vision_feature_layer", k->feature_layer,
-                            c->vision.L)) ||
+        (st = feature_layers(c, json, "vision_feature_layer", k->feature_layer)) ||
         (st = pc_json_text(&strategy, json, "vision_feature_select_strategy", k->select)) ||
         (st = pc_json_bool(&c->projector.bias, json, "multimodal_projector_bias", true)) ||
         (st = pc_json_act(&c->projector.act, json, "projector_hidden_act", "gelu")))
@@ -194,7 +204,8 @@ pc_status pc_family_llava_config(pc_vlm_config *c, const json_t *json, const pc_
     c->decoder.tied = c->decoder.tied || tied;
     c->keep_class = full && c->vision.class_token;
     c->projector.depth = 2;
-    c->projector.in = c->vision.C;
+    int64_t stops[PC_LAYERS_MAX];
+    c->projector.in = c->vision.C * pc_vlm_layers(c, stops);
     c->projector.out = c->decoder.C;
     c->projector.std = c->decoder.std;
     return PC_OK;
@@ -293,7 +304,7 @@ static pc_status original_config(pc_model_config *out, const json_t *json)
     if ((st = named_tower(&c->vision, json)) || (st = pc_family_decoder(&c->decoder, json)) ||
         (st = pc_json_text(&type, json, "mm_projector_type", "linear")) ||
         (st = pc_json_text(&select, json, "mm_vision_select_feature", "patch")) ||
-        (st = feature_layer(&c->feature_layer, json, "mm_vision_select_layer", -2, c->vision.L)))
+        (st = feature_layers(c, json, "mm_vision_select_layer", -2)))
         return st;
 
     char rest[8];
@@ -307,11 +318,12 @@ static pc_status original_config(pc_model_config *out, const json_t *json)
         return pc_fail(PC_ERR_FORMAT,
                        "key 'mm_vision_select_feature': \"%s\"; expected patch or cls_patch",
                        select);
+    int64_t stops[PC_LAYERS_MAX];
     c->keep_class = !strcmp(select, "cls_patch");
     c->image_id = c->decoder.V; // no token: the id behind the last one marks the place
     c->projector = (pc_projector_config){
         .depth = depth,
-        .in = c->vision.C,
+        .in = c->vision.C * pc_vlm_layers(c, stops),
         .out = c->decoder.C,
         .bias = true,
         .act = PC_ACT_GELU,

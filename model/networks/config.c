@@ -112,7 +112,8 @@ static double decoder_F(const pc_model_config *c)
 }
 static double projector_in(const pc_model_config *c)
 {
-    return (double)c->vlm.vision.C;
+    int64_t stops[PC_LAYERS_MAX];
+    return (double)c->vlm.vision.C * pc_vlm_layers(&c->vlm, stops);
 }
 static double projector_out(const pc_model_config *c)
 {
@@ -193,6 +194,9 @@ static const row rows[] = {
     I_(PC_MODEL_VLM, "", "max_tiles", vlm.max_tiles, 0, 0, 1024, "tiles: more features than those of so many are shrunk; 0: never")
     D_(PC_MODEL_VLM, "", "merge", vlm.merge, merge_of, "grid eyes: 2", 0, 64, "grid eyes: patches of a row of features, in each direction")
     I_(PC_MODEL_VLM, "", "feature_layer", vlm.feature_layer, -1, -1001, -1, "hidden state of the tower that is passed on: -1 the last block's output")
+    I_(PC_MODEL_VLM, "", "feature_layer_2", vlm.also[0], 0, -1001, 0, "another, passed on beside the first; 0: none")
+    I_(PC_MODEL_VLM, "", "feature_layer_3", vlm.also[1], 0, -1001, 0, "... and a third")
+    I_(PC_MODEL_VLM, "", "feature_layer_4", vlm.also[2], 0, -1001, 0, "... and a fourth")
     B_(PC_MODEL_VLM, "", "keep_class", vlm.keep_class, 0, "pass the class token's row on too")
     B_(PC_MODEL_VLM, "", "image_bidirectional", vlm.image_bidirectional, 0, "rows of one image see each other both ways in the decoder")
     I_(PC_MODEL_VLM, "", "image_id", vlm.image_id, -1, -1000, MAX_SIZE, "id of an image place; a recipe takes it from the tokenizer")
@@ -223,7 +227,7 @@ static const row rows[] = {
     B_(PC_MODEL_VLM, "high", "relative", vlm.high.relative, 1, "learned tables of distances, by line and by column")
     C_(PC_MODEL_VLM, "high", "recompute", vlm.high.recompute, 0, recomputes, "block: keep a block's input alone and run it again in backward")
     I_(PC_MODEL_VLM, "projector", "depth", vlm.projector.depth, 2, 1, PC_PROJECTOR_MAX, "linears: 1 is LLaVA's linear, 2 mlp2x_gelu")
-    D_(PC_MODEL_VLM, "projector", "in", vlm.projector.in, projector_in, "vision.C", 1, MAX_SIZE, "width of the tower's rows")
+    D_(PC_MODEL_VLM, "projector", "in", vlm.projector.in, projector_in, "vision.C, for each hidden state", 1, MAX_SIZE, "width of the tower's rows")
     D_(PC_MODEL_VLM, "projector", "out", vlm.projector.out, projector_out, "decoder.C", 1, MAX_SIZE, "width of the decoder's rows")
     B_(PC_MODEL_VLM, "projector", "bias", vlm.projector.bias, 1, "biases on the linears")
     C_(PC_MODEL_VLM, "projector", "act", vlm.projector.act, 0, acts, "activation between the linears")

@@ -258,8 +258,9 @@ static pc_tensor class_rows(pc_arena *a, int64_t B, int64_t N1)
     return rows;
 }
 
-pc_tensor pc_vision_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *l, pc_tensor pixels,
-                            int64_t stop, bool interpolate)
+/* What the blocks read: stem, class token, positions, norm_pre. */
+static pc_tensor tokens_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *l,
+                                pc_tensor pixels, bool interpolate)
 {
     const pc_vision_config *c = &l->config;
     const int64_t B = pixels.dim[0];
@@ -271,7 +272,6 @@ pc_tensor pc_vision_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *
     PC_ASSERT(interpolate || (kept->h == grid(c) && kept->w == grid(c)),
               "images of %lld x %lld, positions for %lld x %lld", (long long)pixels.dim[3],
               (long long)pixels.dim[2], (long long)c->image_size, (long long)c->image_size);
-    const size_t tap = pc_tap_push(ctx, "vision");
 
     number_rows(ctx, kept, c);
     pc_mask_full(&kept->seq.mask, ctx->act, B, N1, N1, 0);
@@ -291,7 +291,16 @@ pc_tensor pc_vision_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *
                                kept->pos_index);
     if (c->pre_norm) pc_norm_forward(ctx, x, &kept->norm_pre, &l->norm_pre, kept->tokens);
     if (!ctx->grad_ops) pc_arena_release(ctx->act, mark);
+    return x;
+}
 
+pc_tensor pc_vision_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *l, pc_tensor pixels,
+                            int64_t stop, bool interpolate)
+{
+    const pc_vision_config *c = &l->config;
+    const size_t tap = pc_tap_push(ctx, "vision");
+    const pc_tensor x = tokens_forward(ctx, kept, l, pixels, interpolate);
+    const int64_t B = kept->B, N1 = x.dim[0] / B;
     const bool class_alone = c->head == PC_HEAD_CLASS && stop > 0 && stop == c->L && !ctx->taps;
     pc_read read;
     if (class_alone) pc_read_rows(&read, ctx->act, &kept->seq, class_rows(ctx->act, B, N1), B * N1);
@@ -299,6 +308,35 @@ pc_tensor pc_vision_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *
                                           class_alone ? &read : NULL, NULL, stop);
     pc_tap_pop(ctx, tap);
     return kept->hidden;
+}
+
+/* Blocks [begin, L) as a stack of their own. */
+static pc_transformer blocks_from(const pc_transformer *l, int64_t begin)
+{
+    pc_transformer part = *l;
+    part.blocks += begin;
+    part.planned += begin;
+    part.config.L -= begin;
+    return part;
+}
+
+void pc_vision_forward_layers(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *l,
+                              pc_tensor pixels, const int64_t *stops, int n, pc_tensor *out)
+{
+    struct pc_taps *const taps = ctx->taps;
+    const size_t tap = pc_tap_push(ctx, "vision");
+    pc_tensor x = tokens_forward(ctx, kept, l, pixels, false);
+    PC_ASSERT(n >= 1 && n <= PC_LAYERS_MAX, "%d hidden states", n);
+    for (int i = 0; i < n; i++) {
+        const int64_t begin = i ? stops[i - 1] : 0;
+        const pc_transformer part = blocks_from(&l->blocks, begin);
+        out[i] = x = pc_transformer_forward(ctx, i ? &kept->more[i - 1] : &kept->blocks, &part, x,
+                                            &kept->seq, NULL, NULL, stops[i] - begin);
+        ctx->taps = NULL; // the next part would use the same names again
+    }
+    ctx->taps = taps;
+    kept->hidden = x;
+    pc_tap_pop(ctx, tap);
 }
 
 static bool stem_trains(const pc_vision *l)
@@ -314,19 +352,10 @@ bool pc_vision_trains(const pc_vision *l, int64_t stop)
            pc_norm_trains(&l->norm_pre) || pc_transformer_trains(&l->blocks, stop);
 }
 
-void pc_vision_backward(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *kept, pc_tensor dhidden)
+/* From the gradient of what the blocks read, all rows' of it. */
+static void tokens_backward(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *kept, pc_tensor d)
 {
     const pc_vision_config *c = &l->config;
-    const bool tokens = pc_vision_trains(l, 0); // something below the blocks is trained
-    const size_t mark = pc_arena_mark(ctx->scratch);
-    const pc_tensor d =
-        kept->blocks.reads ? pc_alloc_like(ctx->scratch, kept->tokens) : dhidden; // all rows'
-    pc_transformer_backward(ctx, tokens ? d : PC_NONE, &l->blocks, &kept->blocks, dhidden,
-                            &kept->seq);
-    if (!tokens) {
-        pc_arena_release(ctx->scratch, mark);
-        return;
-    }
     if (c->pre_norm)
         pc_norm_backward(ctx, d, &l->norm_pre, &kept->norm_pre, d, kept->tokens, PC_NONE);
     positions_backward(ctx, l, kept, d);
@@ -338,5 +367,36 @@ void pc_vision_backward(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *kept, p
         ctx->grad_ops->splice_backward(ctx, drows, d, kept->patch_rows);
     }
     stem_backward(ctx, l, kept, drows);
+}
+
+void pc_vision_backward(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *kept, pc_tensor dhidden)
+{
+    const bool tokens = pc_vision_trains(l, 0); // something below the blocks is trained
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    const pc_tensor d =
+        kept->blocks.reads ? pc_alloc_like(ctx->scratch, kept->tokens) : dhidden; // all rows'
+    pc_transformer_backward(ctx, tokens ? d : PC_NONE, &l->blocks, &kept->blocks, dhidden,
+                            &kept->seq);
+    if (tokens) tokens_backward(ctx, l, kept, d);
+    pc_arena_release(ctx->scratch, mark);
+}
+
+void pc_vision_backward_layers(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *kept,
+                               const int64_t *stops, int n, const pc_tensor *d)
+{
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    bool below = true;
+    pc_tensor g = d[n - 1];
+    for (int i = n - 1; i >= 0 && below; i--) {
+        const int64_t begin = i ? stops[i - 1] : 0;
+        pc_transformer part = blocks_from(&l->blocks, begin);
+        below = pc_vision_trains(l, begin);
+        pc_transformer_backward(ctx, below ? g : PC_NONE, &part,
+                                i ? &kept->more[i - 1] : &kept->blocks, g, &kept->seq);
+        if (!below || i == 0) continue;
+        ctx->ops->add_forward(ctx, d[i - 1], d[i - 1], g); // the two paths meet
+        g = d[i - 1];
+    }
+    if (below) tokens_backward(ctx, l, kept, g);
     pc_arena_release(ctx->scratch, mark);
 }

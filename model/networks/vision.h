@@ -23,7 +23,8 @@ typedef enum pc_vision_head {
     PC_HEAD_MEAN
 } pc_vision_head;
 
-#define PC_STEM_MAX 5
+#define PC_STEM_MAX   5
+#define PC_LAYERS_MAX 4 // hidden states of one pass that are read
 
 typedef struct pc_vision_config {
     int64_t image_size, patch, C, H, F, L; // D = C / H; P = (image_size / patch)^2
@@ -66,7 +67,8 @@ typedef struct pc_vision_kept {
     pc_tensor cls_ids, patch_rows, pos_index; // i32
     pc_norm_kept norm_pre;
     pc_seq seq;
-    pc_transformer_kept blocks;
+    pc_transformer_kept blocks; // with several hidden states read: up to the first of them
+    pc_transformer_kept more[PC_LAYERS_MAX - 1]; // from each of them to the next
     // head
     pc_tensor hidden, pooled_rows, post, head_index;
     pc_norm_kept norm_post;
@@ -89,6 +91,13 @@ pc_tensor pc_vision_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *
                             int64_t stop, bool interpolate);
 // dhidden, of the rows that forward returned, is consumed.
 void pc_vision_backward(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *kept, pc_tensor dhidden);
+
+// The same after several numbers of blocks at once: out[i] after stops[i], which ascend. Not with a class head.
+void pc_vision_forward_layers(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *l,
+                              pc_tensor pixels, const int64_t *stops, int n, pc_tensor *out);
+// d[i] is the gradient of out[i]; all are consumed.
+void pc_vision_backward_layers(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *kept,
+                               const int64_t *stops, int n, const pc_tensor *d);
 
 // The head on the rows that pc_vision_forward returned: (B,E).
 pc_tensor pc_vision_head_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision *l,

@@ -165,9 +165,12 @@ static pc_status validate_square(const pc_vlm_config *c)
     pc_status st;
     if ((st = pc_vision_validate(&c->vision)) || (st = pc_projector_validate(&c->projector)))
         return st;
-    if (c->projector.in != c->vision.C)
-        return pc_fail(PC_ERR_INPUT, "projector.in: %lld; the tower (vision.C) is %lld wide",
-                       (long long)c->projector.in, (long long)c->vision.C);
+    int64_t stops[PC_LAYERS_MAX];
+    const int layers = pc_vlm_layers(c, stops);
+    if (c->projector.in != layers * c->vision.C)
+        return pc_fail(PC_ERR_INPUT, "projector.in: %lld; the tower (vision.C) is %lld wide%s",
+                       (long long)c->projector.in, (long long)c->vision.C,
+                       layers > 1 ? ", and several hidden states are read" : "");
     if (c->projector.out != c->decoder.C)
         return pc_fail(PC_ERR_INPUT, "projector.out: %lld; the decoder (decoder.C) is %lld wide",
                        (long long)c->projector.out, (long long)c->decoder.C);
@@ -178,6 +181,16 @@ static pc_status validate_square(const pc_vlm_config *c)
     if (c->feature_layer > -1 || c->feature_layer < -(c->vision.L + 1))
         return pc_fail(PC_ERR_INPUT, "feature_layer: %lld is not in %lld .. -1",
                        (long long)c->feature_layer, (long long)-(c->vision.L + 1));
+    for (int i = 1; i < layers; i++) {
+        const long long also = (long long)c->also[i - 1];
+        bool twice = false;
+        for (int k = 0; k < i; k++) twice = twice || stops[k] == stops[i];
+        if (twice || also > -1 || also < -(c->vision.L + 1))
+            return pc_fail(PC_ERR_INPUT, "feature_layer_%d: %lld is %s", i + 1, also,
+                           twice ? "read already" : "no hidden state of the tower");
+    }
+    if (c->feature_norm && layers > 1)
+        return pc_fail(PC_ERR_INPUT, "feature_norm: true goes with one hidden state");
     if (c->keep_class && !c->vision.class_token)
         return pc_fail(PC_ERR_INPUT, "keep_class: true needs vision.class_token: true");
     if (c->feature_norm && !c->vision.post_norm && c->vision.head == PC_HEAD_NONE)
@@ -289,9 +302,40 @@ bool pc_vlm_reads(const pc_vlm_config *c, const char *name)
 
 /* ---- forward and backward ---- */
 
+int pc_vlm_layers(const pc_vlm_config *c, int64_t stops[PC_LAYERS_MAX])
+{
+    int n = 1;
+    stops[0] = c->vision.L + 1 + c->feature_layer;
+    while (n < PC_LAYERS_MAX && c->also[n - 1]) {
+        stops[n] = c->vision.L + 1 + c->also[n - 1];
+        n++;
+    }
+    return n;
+}
+
 int64_t pc_vlm_stop(const pc_vlm_config *c)
 {
-    return c->vision.L + 1 + c->feature_layer;
+    int64_t stops[PC_LAYERS_MAX], most = 0;
+    const int n = pc_vlm_layers(c, stops);
+    for (int i = 0; i < n; i++) most = stops[i] > most ? stops[i] : most;
+    return most;
+}
+
+/* The hidden states that are read by depth: where each stands among the columns. */
+static int by_depth(const pc_vlm_config *c, int64_t stops[PC_LAYERS_MAX], int column[PC_LAYERS_MAX])
+{
+    int64_t given[PC_LAYERS_MAX];
+    const int n = pc_vlm_layers(c, given);
+    for (int i = 0; i < n; i++) {
+        int at = i;
+        for (; at > 0 && stops[at - 1] > given[i]; at--) {
+            stops[at] = stops[at - 1];
+            column[at] = column[at - 1];
+        }
+        stops[at] = given[i];
+        column[at] = i;
+    }
+    return n;
 }
 
 static bool norm_trains(const pc_vlm *l)
@@ -357,6 +401,43 @@ static void select_rows(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l)
     }
 }
 
+/* Several hidden states side by side: (crops * rows, columns of all). */
+static void layers_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, pc_tensor pixels)
+{
+    const int64_t C = l->config.vision.C;
+    int64_t stops[PC_LAYERS_MAX];
+    int column[PC_LAYERS_MAX];
+    pc_tensor hidden[PC_LAYERS_MAX];
+    const int n = by_depth(&l->config, stops, column);
+    pc_vision_forward_layers(ctx, &kept->vision, &l->vision, pixels, stops, n, hidden);
+    kept->hidden = hidden[n - 1];
+    for (int i = 0; i < n; i++) {
+        const pc_tensor y = pc_cols(kept->selected, column[i] * C, (column[i] + 1) * C);
+        if (pc_present(kept->select_index))
+            ctx->ops->gather_forward(ctx, y, hidden[i], kept->select_index);
+        else
+            ctx->ops->copy_forward(ctx, y, hidden[i]);
+    }
+}
+
+static void layers_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept, pc_tensor dselected)
+{
+    const int64_t C = l->config.vision.C;
+    int64_t stops[PC_LAYERS_MAX];
+    int column[PC_LAYERS_MAX];
+    pc_tensor d[PC_LAYERS_MAX];
+    const int n = by_depth(&l->config, stops, column);
+    for (int i = 0; i < n; i++) {
+        const pc_tensor dy = pc_cols(dselected, column[i] * C, (column[i] + 1) * C);
+        d[i] = pc_alloc_like(ctx->scratch, kept->hidden);
+        if (pc_present(kept->select_index))
+            ctx->grad_ops->gather_backward(ctx, d[i], dy, kept->select_index);
+        else
+            ctx->ops->copy_forward(ctx, d[i], dy);
+    }
+    pc_vision_backward_layers(ctx, &l->vision, &kept->vision, stops, n, d);
+}
+
 /* Square crops through the tower: (crops * rows per crop, vision.C). */
 static pc_tensor tower_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, pc_tensor pixels)
 {
@@ -365,17 +446,24 @@ static pc_tensor tower_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, 
     const double dropout = ctx->dropout;
     const bool trains = tower_trains(l), drops = drops_class(c);
     const int64_t B = pixels.dim[0], rows = pc_vlm_crop_rows(c);
+    int64_t stops[PC_LAYERS_MAX];
+    const int layers = pc_vlm_layers(c, stops);
     // What outlives a tower that keeps nothing is allocated before it runs.
-    if (drops || !trains || c->feature_norm)
-        kept->selected = pc_alloc2(ctx->act, ctx->real, B * rows, c->vision.C);
+    if (drops || !trains || c->feature_norm || layers > 1)
+        kept->selected = pc_alloc2(ctx->act, ctx->real, B * rows, layers * c->vision.C);
     if (drops) kept->select_index = patch_rows(ctx->act, B, rows + 1);
     const size_t mark = pc_arena_mark(ctx->act);
     if (!trains) {
         ctx->grad_ops = NULL;
         ctx->dropout = 0.0;
     }
-    kept->hidden = pc_vision_forward(ctx, &kept->vision, &l->vision, pixels, pc_vlm_stop(c), false);
-    select_rows(ctx, kept, l);
+    if (layers > 1) {
+        layers_forward(ctx, kept, l, pixels);
+    } else {
+        kept->hidden =
+            pc_vision_forward(ctx, &kept->vision, &l->vision, pixels, pc_vlm_stop(c), false);
+        select_rows(ctx, kept, l);
+    }
     ctx->grad_ops = grad_ops;
     ctx->dropout = dropout;
     if (!trains) pc_arena_release(ctx->act, mark);
@@ -387,6 +475,10 @@ static pc_tensor tower_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, 
 static void tower_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept, pc_tensor dselected)
 {
     pc_tensor dhidden = dselected;
+    if (l->config.also[0]) {
+        layers_backward(ctx, l, kept, dselected);
+        return;
+    }
     if (l->config.feature_norm)
         pc_norm_backward(ctx, dselected, &l->vision.norm_post, &kept->feature_norm, dselected,
                          kept->unnormed, PC_NONE);

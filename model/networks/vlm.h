@@ -37,9 +37,11 @@ typedef struct pc_vlm_config {
     int64_t max_tiles;      // tiles: features are shrunk to those of so many; 0: never
     int64_t merge;          // grid: patches of a row of features, in each direction
     int64_t feature_layer;  // hidden state read: -1 the last block's output, -2 the one before ...
-    bool keep_class;        // the class token's feature is passed on too
-    bool feature_norm;      // what is passed on goes through the tower's norm_post
-    pc_sam_config high;     // hybrid: the tower of the large images
+    int64_t
+        also[PC_LAYERS_MAX - 1]; // further hidden states, beside the first in the columns; 0: none
+    bool keep_class;             // the class token's feature is passed on too
+    bool feature_norm;           // what is passed on goes through the tower's norm_post
+    pc_sam_config high;          // hybrid: the tower of the large images
     bool image_bidirectional; // rows of one image see each other in both directions in the decoder
     int64_t image_id;         // token id of an image place
     int64_t video_id; // token id of a film's place, 0: none. A film is an image of several frames
@@ -98,7 +100,7 @@ typedef struct pc_vlm_kept {
     pc_hybrid_kept hybrid;
     pc_decoder_kept decoder;
     pc_tensor hidden, selected, select_index, features; // tower output, rows passed on, projected
-    pc_tensor unnormed; // rows passed on before feature_norm
+    pc_tensor unnormed;                                 // rows passed on before feature_norm
     pc_norm_kept feature_norm;
     pc_tensor x, normed;
 } pc_vlm_kept;
@@ -111,6 +113,8 @@ void pc_vlm_tables(pc_vlm *l, pc_arena *a, pc_dtype t); // rotary tables of deco
 void pc_vlm_close(pc_vlm *l);
 pc_status pc_vlm_validate(const pc_vlm_config *c);
 int64_t pc_vlm_stop(const pc_vlm_config *c); // blocks of the tower that run
+// After how many blocks each hidden state that is passed on stands, in the order of their columns; their number.
+int pc_vlm_layers(const pc_vlm_config *c, int64_t stops[PC_LAYERS_MAX]);
 
 // ---- images (visual.c) ----
 bool pc_vlm_place(const pc_vlm_config *c,

@@ -258,6 +258,19 @@ int main(void)
     d = c;
     d.decoder.rope_2d = d.decoder.qk_norm = d.image_bidirectional = true;
     test_whole("vlm, two positions a patch, query/key norm", d, true, NULL);
+    d = c;
+    d.vision.L = 3;
+    d.feature_layer = -1; // the order of the columns is not that of the blocks
+    d.also[0] = -4;
+    d.also[1] = -2;
+    d.projector.in = 18;
+    test_whole("vlm, three hidden states side by side", d, true, NULL);
+    test_whole("vlm, three hidden states, tower frozen", d, true, vision);
+    test_whole("vlm, three hidden states, tower alone", d, true, but_vision);
+    d.keep_class = true;
+    d.vision.pre_norm = true;
+    d.vision.recompute = PC_RECOMPUTE_BLOCK;
+    test_whole("vlm, three hidden states, class row kept, recompute", d, false, NULL);
     test_whole("vlm, tower frozen", c, true, vision);
     test_whole("vlm, projector alone", c, true, but_projector);
     test_whole("vlm, tower alone", c, true, but_vision);

@@ -138,7 +138,15 @@ static void llava(void)
                  "\"vision_feature_select_strategy\": \"full\", \"text_config\": {\"model_type\": "
                  "\"llama\"}}"));
     CHECK(pc_vlm_stop(&c.vlm) == 9 && c.vlm.keep_class && pc_vlm_rows_per_image(&c.vlm) == 577);
-    CHECK(refuses("{\"model_type\": \"llava\", \"vision_feature_layer\": [-2, -5]}",
+    CHECK(!parse(&f, &c, "{\"model_type\": \"llava\", \"vision_feature_layer\": [-2, 3]}"));
+    CHECK(c.vlm.feature_layer == -2 && c.vlm.also[0] == -22 && c.vlm.projector.in == 2048 &&
+          pc_vlm_stop(&c.vlm) == 23);
+    for (int v = 0; v < f->variants; v++) CHECK(covers(f, &c, v));
+    CHECK(
+        refuses("{\"model_type\": \"llava\", \"vision_feature_layer\": [-2, 23]}", "read already"));
+    CHECK(refuses("{\"model_type\": \"llava\", \"vision_feature_layer\": [1, 2, 3, 4, 5]}",
+                  "vision_feature_layer"));
+    CHECK(refuses("{\"model_type\": \"llava\", \"vision_feature_layer\": [-2, \"x\"]}",
                   "vision_feature_layer"));
     CHECK(refuses("{\"model_type\": \"llava\", \"vision_feature_layer\": -40}",
                   "vision_feature_layer"));
