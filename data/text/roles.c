@@ -1,7 +1,8 @@
 /*
  * roles.c - which tokens begin, end and pad texts.
  *
- * The layout of `tokenizer.json` does not say. A `tokenizer_config.json` beside it does; otherwise usual names decide.
+ * The layout of `tokenizer.json` does not say. A `tokenizer_config.json` beside it does, and where that is silent a
+ * `generation_config.json`; without them usual names decide.
  * What the configuration says is kept in the file's text as model.percept.roles, so that a checkpoint that holds
  * only this text loses nothing. (Checkpoints written before have "percept_roles" in the added tokens' entries.)
  */
@@ -80,6 +81,13 @@ static const char *named(const json_t *config, const char *key)
     return json_is_object(v) ? pc_tok_text(v, "content") : json_string_value(v);
 }
 
+/* A generation_config.json has ids, one or several. */
+static int32_t generation_id(const pc_tokenizer *t, const json_t *generation, const char *key)
+{
+    const json_t *v = json_object_get(generation, key);
+    return id_of(t, json_is_array(v) ? json_array_get(v, 0) : v);
+}
+
 /* Llama's classes put BOS and EOS around a text as their configuration says, whatever the file does. */
 static pc_status keep_frame(json_t *root, const json_t *config, const char *const name[ROLES],
                             const int32_t role[ROLES], bool *changed)
@@ -108,13 +116,17 @@ static pc_status keep_frame(json_t *root, const json_t *config, const char *cons
 pc_status pc_roles_keep(json_t *root, const pc_tokenizer *t, const json_t *config, bool *changed)
 {
     static const char *const keys[ROLES] = {"bos_token", "eos_token", "pad_token"};
+    static const char *const id_keys[ROLES] = {"bos_token_id", "eos_token_id", "pad_token_id"};
     int32_t said[ROLES];
     const char *name[ROLES];
     const int32_t now[ROLES] = {t->bos, t->eos, t->pad};
     *changed = false;
+    const json_t *generation = json_object_get(config, "generation_config.json");
     for (int r = 0; r < ROLES; r++) {
         name[r] = named(config, keys[r]);
         said[r] = name[r] ? pc_tokenizer_id(t, name[r]) : -1;
+        if (!json_object_get(config, keys[r])) // of several ids that end an answer, the first
+            said[r] = generation_id(t, generation, id_keys[r]);
         if (name[r] && said[r] < 0)
             return pc_fail(PC_ERR_FORMAT, "tokenizer_config.json: %s \"%.60s\" is no token",
                            keys[r], name[r]);

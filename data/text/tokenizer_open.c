@@ -50,12 +50,13 @@ static pc_status load_object(json_t **out, const char *folder, const char *name)
 /* tokenizer_config.json, with what the older files say where it says nothing; NULL: none of them is there. */
 static pc_status load_config(json_t **out, const char *folder)
 {
-    json_t *map = NULL, *added = NULL, *config = NULL;
+    json_t *map = NULL, *added = NULL, *config = NULL, *generation = NULL;
     pc_status st;
     *out = NULL;
     if ((st = load_object(&config, folder, "tokenizer_config.json")) ||
         (st = load_object(&map, folder, "special_tokens_map.json")) ||
-        (st = load_object(&added, folder, "added_tokens.json")))
+        (st = load_object(&added, folder, "added_tokens.json")) ||
+        (st = load_object(&generation, folder, "generation_config.json")))
         goto out;
     if (!config && (map || added) && !(config = json_object()))
         st = pc_fail(PC_ERR_MEMORY, "a tokenizer");
@@ -63,11 +64,15 @@ static pc_status load_config(json_t **out, const char *folder)
         st = pc_fail(PC_ERR_MEMORY, "a tokenizer");
     if (!st && added && json_object_set(config, "added_tokens.json", added))
         st = pc_fail(PC_ERR_MEMORY, "a tokenizer");
+    if (!st && config && generation &&
+        json_object_set(config, "generation_config.json", generation))
+        st = pc_fail(PC_ERR_MEMORY, "a tokenizer");
     if (!st) {
         *out = config;
         config = NULL;
     }
 out:
+    json_decref(generation);
     json_decref(config);
     json_decref(map);
     json_decref(added);

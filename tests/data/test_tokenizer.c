@@ -535,6 +535,16 @@ static void test_roles_from_config(void **state)
     free(text);
     pc_tokenizer_close(again);
     pc_tokenizer_close(t);
+    // Where it is silent, generation_config.json's ids count.
+    config = "{\"pad_token\": null}";
+    scratch_write("tokenizer_config.json", config, strlen(config));
+    config = "{\"eos_token_id\": [298, 299], \"pad_token_id\": 299, \"bos_token_id\": 9999}";
+    scratch_write("generation_config.json", config, strlen(config));
+    if (pc_tokenizer_open(&t, scratch_path(""))) fail_msg("%s", pc_error_text());
+    assert_int_equal(pc_tokenizer_bos(t), -1);
+    assert_int_equal(pc_tokenizer_eos(t), 298);
+    assert_int_equal(pc_tokenizer_pad(t), -1); // said to be none
+    pc_tokenizer_close(t);
     config = "{\"eos_token\": \"<none>\"}";
     scratch_write("tokenizer_config.json", config, strlen(config));
     assert_int_equal(pc_tokenizer_open(&t, scratch_path("")), PC_ERR_FORMAT);
