@@ -360,6 +360,8 @@ static pc_status open_gguf(pc_bundle *b, const char *path, const char *mmproj, b
         st = pc_fail(PC_ERR_INPUT, "'%s' is a vision tower alone (an mmproj); give the text model",
                      path);
     if (!st) st = gguf_text(b, &m);
+    // Before there is memory for them: sizes that the files do not back are only claims.
+    if (!st && weights) st = pc_context(pc_gguf_model_check(&m), "'%s'", path);
     if (!st && weights) st = pc_model_open(&b->model, &m.config, PC_F32, !b->mapped);
     if (!st && weights) st = gguf_aliases(b, &m.config);
     if (!st && weights)

@@ -6,13 +6,15 @@
  */
 #include "checkpoints/gguf_names.h"
 #include "checkpoints/gguf_model.h"
+#include "model/core/log.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST ((int64_t)1 << 24)
+#define MOST    ((int64_t)1 << 24)
+#define LONGEST ((int64_t)1 << 20)
 
 static const char *const architectures[] = {"llama", "qwen2", "qwen2vl"};
 enum { ARCHITECTURES = sizeof architectures / sizeof *architectures };
@@ -153,6 +155,11 @@ static pc_status decoder_sizes(pc_decoder_config *d, const pc_gguf *g, const cha
     if (experts)
         return pc_fail(PC_ERR_FORMAT, "key '%s' is %lld; mixtures of experts are not known here",
                        in(arch, "expert_count"), (long long)experts);
+    // Rotary tables are made for as many places: what no tensor backs is not believed without end.
+    if (d->T > LONGEST)
+        pc_warn("key '%s' is %lld; sequences of up to %lld are taken", in(arch, "context_length"),
+                (long long)d->T, (long long)LONGEST);
+    d->T = d->T < LONGEST ? d->T : LONGEST;
     d->window = window < d->T ? window : 0;
     return PC_OK;
 }

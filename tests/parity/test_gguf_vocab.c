@@ -96,7 +96,7 @@ static void vocabulary(const char *path)
     if (pc_gguf_open(&a, path) || pc_gguf_tokenizer(&t, a) ||
         pc_gguf_text(&model, a, "tokenizer.ggml.model")) {
         printf("%s\n", pc_error_text());
-        CHECK(!"opens");
+        CHECK(false);
         return;
     }
     pc_gguf *b = through_a_file(t, pc_tokenizer_vocab(t));
@@ -152,7 +152,7 @@ static void cases(const char *name, int64_t extra)
     if (!dir) return;
     if (pc_tokenizer_open(&t, dir)) {
         printf("%s\n", pc_error_text());
-        CHECK(!"opens");
+        CHECK(false);
         return;
     }
     pc_gguf *g = through_a_file(t, pc_tokenizer_vocab(t) + extra);
