@@ -105,6 +105,9 @@ pc_status pc_sam_validate(const pc_sam_config *c)
         return pc_fail(PC_ERR_INPUT, "high.window: %lld; expected 0 or more", (long long)c->window);
     const int64_t side = pc_sam_side(c), window = c->window > 0 ? c->window : 1;
     const int64_t padded = (side + window - 1) / window * window;
+    if (padded > 4 * side) // whose padding alone would take what no image asks for
+        return pc_fail(PC_ERR_INPUT, "high.window: %lld; the grid has %lld patches along a side",
+                       (long long)window, (long long)side);
     if (padded > PC_SAM_SIDE_MAX)
         return pc_fail(PC_ERR_INPUT, "high.%s: %lld patches along a side; expected at most %d",
                        side > PC_SAM_SIDE_MAX ? "image_size" : "window", (long long)padded,
