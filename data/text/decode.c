@@ -41,6 +41,11 @@ static pc_status replaced(pc_buffer *out, const pc_decode_step *s, const char *t
         if ((st = pc_buffer_add(out, text + done, search.begin - done)) ||
             (st = pc_buffer_add(out, s->text, strlen(s->text))))
             break;
+        if (out->used >
+            256 + 64 * size) // no tokenizer needs that, and a file could ask for any amount
+            st = pc_fail(PC_ERR_FORMAT, "a token of %zu bytes decodes to more than %zu", size,
+                         out->used);
+        if (st) break;
         done = search.end;
     }
     pc_search_free(room);

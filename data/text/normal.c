@@ -209,7 +209,16 @@ static pc_status strip(const pc_normal_step *s, pc_buffer *out, const char *text
     return pc_buffer_add(out, text + begin, end - begin);
 }
 
-static pc_status replace(const pc_normal_step *s, pc_buffer *out, const char *text, size_t size)
+/* A few replacements of a small file could make a text of any length: what no tokenizer needs is refused. */
+static pc_status check_growth(const pc_buffer *out, size_t size)
+{
+    if (out->used <= ((size_t)1 << 20) + 64 * size) return PC_OK;
+    return pc_fail(PC_ERR_INPUT, "normalising makes more than %zu bytes of a text of %zu",
+                   out->used, size);
+}
+
+static pc_status replace(const pc_normal_step *s, pc_buffer *out, const char *text, size_t size,
+                         size_t whole)
 {
     void *room;
     pc_search search;
@@ -220,7 +229,7 @@ static pc_status replace(const pc_normal_step *s, pc_buffer *out, const char *te
     pc_search_start(&search, &s->pattern, room, text, size);
     while (!(st = pc_search_next(&search, &found)) && found) {
         if ((st = pc_buffer_add(out, text + done, search.begin - done)) ||
-            (st = pc_buffer_add(out, s->text, s->size)))
+            (st = pc_buffer_add(out, s->text, s->size)) || (st = check_growth(out, whole)))
             break;
         done = search.end;
     }
@@ -228,7 +237,8 @@ static pc_status replace(const pc_normal_step *s, pc_buffer *out, const char *te
     return st ? st : pc_buffer_add(out, text + done, size - done);
 }
 
-static pc_status by_table(const pc_normal_step *s, pc_buffer *out, const char *text, size_t size)
+static pc_status by_table(const pc_normal_step *s, pc_buffer *out, const char *text, size_t size,
+                          size_t whole)
 {
     pc_status st = PC_OK;
     for (size_t at = 0; at < size && !st;) {
@@ -236,6 +246,7 @@ static pc_status by_table(const pc_normal_step *s, pc_buffer *out, const char *t
         size_t n = pc_charsmap_find(&s->chars, &with, text + at, size - at);
         if (n) {
             st = pc_buffer_add(out, with, strlen(with));
+            if (!st) st = check_growth(out, whole);
         } else {
             n = (size_t)pc_utf8_step((const unsigned char *)text + at, size - at);
             st = pc_buffer_add(out, text + at, n);
@@ -245,7 +256,9 @@ static pc_status by_table(const pc_normal_step *s, pc_buffer *out, const char *t
     return st;
 }
 
-static pc_status run_step(const pc_normal_step *s, pc_buffer *out, const char *text, size_t size)
+/* `whole`: the size of the text that the first step was given. */
+static pc_status run_step(const pc_normal_step *s, pc_buffer *out, const char *text, size_t size,
+                          size_t whole)
 {
     pc_status st = pc_buffer_add(out, "", 0);
     if (st) return st;
@@ -255,8 +268,8 @@ static pc_status run_step(const pc_normal_step *s, pc_buffer *out, const char *t
     case PC_NORMAL_PREPEND:
         if (size) st = pc_buffer_add(out, s->text, s->size);
         return st ? st : pc_buffer_add(out, text, size);
-    case PC_NORMAL_REPLACE: return replace(s, out, text, size);
-    case PC_NORMAL_CHARS: return by_table(s, out, text, size);
+    case PC_NORMAL_REPLACE: return replace(s, out, text, size, whole);
+    case PC_NORMAL_CHARS: return by_table(s, out, text, size, whole);
     case PC_NORMAL_LOWER:
         if (pc_utf8_ascii(text, size)) return lower_ascii(out, text, size);
         return by_character(s, out, text, size);
@@ -278,7 +291,8 @@ pc_status pc_normal_run(const pc_normal *n, const char **out, size_t *out_size, 
         const pc_normal_step *s = &n->step[i];
         if (s->kind == PC_NORMAL_FORM && pc_utf8_ascii(*out, *out_size)) continue;
         pc_buffer next = {0};
-        pc_status st = run_step(s, &next, *out, *out_size);
+        pc_status st = run_step(s, &next, *out, *out_size, size);
+        if (!st) st = check_growth(&next, size);
         free(now.data);
         now = next;
         if (st) {

@@ -12,6 +12,7 @@
  */
 #include "data/text/base64.h"
 #include "data/text/bpe.h"
+#include "data/text/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -244,6 +245,9 @@ static pc_status mark_part(reader *r, const json_t *part)
         (st = pc_tok_flag(&prefixed, part, "add_prefix_space", true)))
         return st;
     if (!mark) mark = PC_MARK;
+    if ((size_t)pc_utf8_step((const unsigned char *)mark, strlen(mark)) != strlen(mark) || !*mark)
+        return pc_fail(PC_ERR_FORMAT, "Metaspace: replacement \"%.20s\", expected one character",
+                       mark);
     s->prefixed = prefixed ? PC_MARK_ALWAYS : PC_MARK_NEVER;
     if (scheme && strcmp(scheme, "first") == 0)
         s->prefixed = PC_MARK_FIRST;

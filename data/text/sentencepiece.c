@@ -170,6 +170,9 @@ pc_status pc_sentencepiece_normal(const pc_tokenizer *t, pc_buffer *out, const c
         for (; after_space && n > 0 && *part == ' '; part++) n--;
         if (n == 0) continue;
         st = put_escaped(t, out, part, n);
+        if (!st && out->used > ((size_t)1 << 20) + 64 * size) // a table of one's own making
+            st = pc_fail(PC_ERR_INPUT, "normalising makes more than %zu bytes of a text of %zu",
+                         out->used, size);
         after_space = sp->remove_spaces && part[n - 1] == ' ';
     }
     while (!st && sp->remove_spaces && out->used >= mark_size &&

@@ -590,6 +590,26 @@ static void test_long_runs(void **state)
     pc_tokenizer_close(t);
 }
 
+/* Thirty doublings of a small file would make gigabytes of a letter. */
+static void test_growth_is_refused(void **state)
+{
+    (void)state;
+    json_t *steps = json_array();
+    for (int i = 0; i < 30; i++)
+        json_array_append_new(steps, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern",
+                                               "String", "a", "content", "aa"));
+    json_t *sequence = json_pack("{s:s, s:o}", "type", "Sequence", "normalizers", steps);
+    char *part = json_dumps(sequence, 0);
+    pc_tokenizer *t = tokenizer_with(alphabet(), "normalizer", part, true);
+    pc_ids ids = {0};
+    assert_int_equal(pc_tokenizer_encode(t, &ids, "a", 1, true), PC_ERR_INPUT);
+    assert_non_null(strstr(pc_error_text(), "normalising"));
+    pc_ids_close(&ids);
+    pc_tokenizer_close(t);
+    free(part);
+    json_decref(sequence);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -597,6 +617,7 @@ int main(void)
         cmocka_unit_test(test_normalisers),
         cmocka_unit_test(test_decoders),
         cmocka_unit_test(test_long_runs),
+        cmocka_unit_test(test_growth_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
