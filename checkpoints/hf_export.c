@@ -166,6 +166,7 @@ static pc_status make_plan(plan *p, const char *dir, const pc_hf_export_options 
                                dtype_word(usual_type(p->o, x)));
     json_decref(carried);
     if (st) return st;
+    if (!p->o->family) p->o->family = p->family; // a model of ours that a family can say
     int layout = x->layout >= 0 ? x->layout : p->o->native ? p->o->source.layout : -1;
     if (layout < 0 && p->o->match.aliases.count) layout = p->o->match.variant;
     if (layout < 0) layout = 0;

@@ -3,7 +3,7 @@
  *
  * Each format is read into one JSON report; the report is printed as it is or as a table:
  *
- *   {"path", "format", "family", "kind", "note", "step", "texts": {name: bytes}, "metadata": {key: value},
+ *   {"path", "format", "family", "kind", "note", "step", "texts" and "files": {name: bytes}, "metadata": {key: value},
  *    "tensors": [{"name", "dtype", "shape", "bytes", "trained" or "ours"}],
  *    "parts": {"vision": numbers, ...}, "count", "numbers", "bytes",
  *    "missing": [names], "misshapen": [names], "surplus": [names]}
@@ -95,7 +95,8 @@ static bool put_texts(json_t *report, const pc_native_text *t)
         const char *name, *text;
     } texts[] = {{"model", t->model},         {"image", t->image},
                  {"tokenizer", t->tokenizer}, {"template", t->template_name},
-                 {"recipe", t->recipe},       {"state", t->state}};
+                 {"recipe", t->recipe},       {"state", t->state},
+                 {"source", t->source},       {"adapters", t->adapters}};
     json_t *sizes = json_object();
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (texts[i].text)
@@ -103,6 +104,10 @@ static bool put_texts(json_t *report, const pc_native_text *t)
     json_t *state = t->state ? json_loads(t->state, 0, NULL) : NULL;
     const json_t *step = json_object_get(state, "step");
     bool ok = put(report, "texts", sizes);
+    json_t *files = json_object();
+    for (int i = 0; i < t->file_count; i++)
+        put(files, t->files[i].name, json_integer((json_int_t)t->files[i].size));
+    ok = put(report, "files", files) && ok;
     if (ok && json_is_integer(step))
         ok = put(report, "step", json_integer(json_integer_value(step)));
     json_decref(state);
@@ -213,7 +218,9 @@ static pc_status inspect_file(json_t *report, const char *path)
 {
     pc_safetensors *s = NULL;
     pc_status st = pc_safetensors_open(&s, path);
-    if (!st && !put(report, "format", json_string("safetensors"))) st = out_of_memory();
+    const bool own = strstr(path, ".safetensors") != NULL;
+    if (!st && !put(report, "format", json_string(own ? "safetensors" : "pytorch")))
+        st = out_of_memory();
     if (!st) st = put_entries(report, s, NULL);
     pc_safetensors_close(s);
     return st;
@@ -383,9 +390,14 @@ static pc_status inspect(json_t *report, const char *path)
     if (ends_in(path, ".h5")) return pc_fail(PC_ERR_FORMAT, "'%s' is not an HDF5 file", path);
     if ((n >= 4 && !memcmp(magic, "GGUF", 4)) || ends_in(path, ".gguf"))
         return inspect_gguf(report, path);
+    if (ends_in(path, ".bin.index.json") || ends_in(path, ".bin") || ends_in(path, ".pth") ||
+        ends_in(path, ".pt"))
+        return inspect_file(report, path);
     return pc_fail(
         PC_ERR_FORMAT,
-        "'%s' is none of: a native checkpoint (.h5), .safetensors, .gguf, a model directory", path);
+        "'%s' is none of: a native checkpoint (.h5), .safetensors, .gguf, PyTorch's .bin "
+        "or .pth, a model directory",
+        path);
 }
 
 /* ---- printing ---- */
@@ -472,6 +484,12 @@ static void print_table(const json_t *report)
     if (json_object_get(report, "texts")) {
         printf("texts:");
         json_object_foreach(json_object_get(report, "texts"), key, v)
+            printf(" %s (%lld bytes)", key, (long long)json_integer_value(v));
+        printf("\n");
+    }
+    if (json_object_size(json_object_get(report, "files"))) {
+        printf("files:");
+        json_object_foreach(json_object_get(report, "files"), key, v)
             printf(" %s (%lld bytes)", key, (long long)json_integer_value(v));
         printf("\n");
     }
