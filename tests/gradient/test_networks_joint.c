@@ -7,12 +7,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "model/layers/adapters.h"
 #include "model/networks/clip.h"
 #include "model/networks/vlm.h"
 #include "tests/support/sabotage.h"
 
 enum { SEED = 23 };
-#define TOLERANCE 1e-7 // seen 3.4e-8, of the sigmoid loss with a map head
+#define TOLERANCE 1e-7 // seen 4.1e-8, of an adapter on the stem, behind two blocks and a decoder
 
 static int failures;
 
@@ -25,6 +26,32 @@ static void check(bool ok, const char *what)
 static void freeze(pc_params *p, const char *const *frozen)
 {
     for (; frozen && *frozen; frozen++) check(pc_params_train(p, *frozen, false) > 0, *frozen);
+}
+
+/* Adapters on every part of every linear, and nothing else to be trained. */
+static void adapt(pc_adapters *a, pc_params *p)
+{
+    enum { MOST = 128 };
+    static pc_adapter_site sites[MOST];
+    int n = 0;
+    for (int i = 0; i < p->count; i++) {
+        const pc_param *q = &p->list[i];
+        int64_t row = 0;
+        for (int k = 0; q->linear && k < q->parts && n < MOST; row += q->part_rows[k++]) {
+            sites[n] = (pc_adapter_site){
+                .row = row, .rows = q->part_rows[k], .r = 1 + n % 2, .alpha = 1.0, .scale = 1.5};
+            snprintf(sites[n++].weight, sizeof sites[0].weight, "%s", q->name);
+        }
+    }
+    pc_params_train(p, "", false);
+    check(n > 0 && !pc_adapters_open(a, p, sites, n, PC_F64, false), "adapters");
+    for (int i = a->first; i < p->count; i++) p->list[i].trainable = true;
+}
+
+static void drop(pc_ctx *ctx, bool adapted)
+{
+    ctx->adapter_dropout = adapted ? 0.3 : 0.0;
+    ctx->dropout_key = (pc_rng_key){.seed = SEED, .stream = PC_STREAM_DROPOUT, .step = 7 << 16};
 }
 
 static const pc_vision_config small_tower = {.image_size = 8,
@@ -45,6 +72,7 @@ static const pc_vision_config small_tower = {.image_size = 8,
 typedef struct pair {
     pc_params params;
     pc_clip clip;
+    pc_adapters adapters;
     pc_tensor pixels;
     pc_text_batch text;
 } pair;
@@ -53,6 +81,7 @@ static double pair_run(pc_ctx *ctx, void *arg, bool backward)
 {
     pair *s = arg;
     pc_clip_kept kept;
+    drop(ctx, s->adapters.count > 0);
     const pc_tensor u = pc_clip_image_forward(ctx, &kept, &s->clip, s->pixels);
     const pc_tensor v = pc_clip_text_forward(ctx, &kept, &s->clip, &s->text);
     if (!backward) return pc_clip_loss_forward(ctx, &s->clip, u, v);
@@ -64,7 +93,7 @@ static double pair_run(pc_ctx *ctx, void *arg, bool backward)
 }
 
 static void test_pair(const char *label, pc_contrast loss, pc_vision_head head,
-                      const char *const *frozen)
+                      const char *const *frozen, bool adapted)
 {
     static const int32_t a[] = {1, 4, 6}, b[] = {3, 6}, d[] = {2, 5, 1, 6};
     static const int32_t *const ids[] = {a, b, d};
@@ -95,10 +124,12 @@ static void test_pair(const char *label, pc_contrast loss, pc_vision_head head,
     pc_text_batch_build(&s.text, &g.hold, &c.text, ids, lengths, 3);
     pc_clip_params(&s.params, &s.clip, &c);
     freeze(&s.params, frozen);
+    if (adapted) adapt(&s.adapters, &s.params);
     gradcheck_params(&g, &s.params, 0.3);
     check(sabotage_check(&g, pair_run, &s, TOLERANCE), label);
     pc_clip_close(&s.clip);
     pc_params_close(&s.params);
+    pc_adapters_close(&s.adapters);
     gradcheck_close(&g);
 }
 
@@ -109,6 +140,7 @@ enum { IMAGE = 9, V = 11, MAX_PARAMS = 200 };
 typedef struct whole {
     gradcheck g;
     pc_params params;
+    pc_adapters adapters;
     pc_vlm vlm;
     pc_vlm_batch batch;
     pc_tensor coef, nll;
@@ -118,6 +150,7 @@ static double whole_run(pc_ctx *ctx, void *arg, bool backward)
 {
     whole *s = arg;
     pc_vlm_kept kept;
+    drop(ctx, s->adapters.count > 0);
     pc_vlm_forward(ctx, &kept, &s->vlm, &s->batch, NULL);
     const pc_tensor nll = pc_alloc1(ctx->act, PC_F64, s->batch.N);
     if (backward)
@@ -148,7 +181,7 @@ static pc_vlm_config vlm_config(void)
 
 /* Two sequences: one with an image and two branches, one with an image behind text; or text alone. */
 static void open_whole(whole *s, const char *label, const pc_vlm_config *c, bool branches,
-                       const char *const *frozen)
+                       const char *const *frozen, bool adapted)
 {
     static const int32_t first[] = {1, IMAGE, 2, 3, 4, 5, 6, 3, 7};
     static const uint8_t learn_first[] = {0, 0, 0, 0, 1, 1, 0, 0, 1};
@@ -175,6 +208,7 @@ static void open_whole(whole *s, const char *label, const pc_vlm_config *c, bool
     pc_vlm_params(&s->params, &s->vlm, c);
     pc_decoder_tables(&s->vlm.decoder, &s->g.hold, PC_F64);
     freeze(&s->params, frozen);
+    if (adapted) adapt(&s->adapters, &s->params);
     gradcheck_params(&s->g, &s->params, 0.3);
 }
 
@@ -182,13 +216,22 @@ static void close_whole(whole *s)
 {
     pc_vlm_close(&s->vlm);
     pc_params_close(&s->params);
+    pc_adapters_close(&s->adapters);
     gradcheck_close(&s->g);
 }
 
 static void test_whole(const char *label, pc_vlm_config c, bool branches, const char *const *frozen)
 {
     whole s;
-    open_whole(&s, label, &c, branches, frozen);
+    open_whole(&s, label, &c, branches, frozen, false);
+    check(sabotage_check(&s.g, whole_run, &s, TOLERANCE), label);
+    close_whole(&s);
+}
+
+static void test_adapted(const char *label, pc_vlm_config c)
+{
+    whole s;
+    open_whole(&s, label, &c, true, NULL, true);
     check(sabotage_check(&s.g, whole_run, &s, TOLERANCE), label);
     close_whole(&s);
 }
@@ -198,8 +241,8 @@ static void same_gradients(const char *label, pc_vlm_config a, pc_vlm_config b,
                            const char *const *frozen)
 {
     whole x, y;
-    open_whole(&x, label, &a, true, NULL);
-    open_whole(&y, label, &b, true, frozen);
+    open_whole(&x, label, &a, true, NULL, false);
+    open_whole(&y, label, &b, true, frozen, false);
     int compared = 0;
     for (int i = 0; i < x.params.count; i++) {
         const pc_tensor from = x.params.list[i].weight->w;
@@ -233,13 +276,16 @@ int main(void)
     static const char *const towers[] = {"vision.", "text.", NULL};
     static const char *const scale[] = {"logit_scale", NULL};
 
-    test_pair("clip, softmax loss", PC_CONTRAST_SOFTMAX, PC_HEAD_CLASS, NULL);
-    test_pair("clip, sigmoid loss, map head", PC_CONTRAST_SIGMOID, PC_HEAD_MAP, NULL);
-    test_pair("clip, sigmoid loss, mean head", PC_CONTRAST_SIGMOID, PC_HEAD_MEAN, NULL);
-    test_pair("clip, image tower frozen", PC_CONTRAST_SOFTMAX, PC_HEAD_CLASS, vision);
-    test_pair("clip, text tower frozen", PC_CONTRAST_SOFTMAX, PC_HEAD_CLASS, text);
-    test_pair("clip, towers frozen", PC_CONTRAST_SIGMOID, PC_HEAD_CLASS, towers);
-    test_pair("clip, temperature frozen", PC_CONTRAST_SOFTMAX, PC_HEAD_CLASS, scale);
+    test_pair("clip, softmax loss", PC_CONTRAST_SOFTMAX, PC_HEAD_CLASS, NULL, false);
+    test_pair("clip, sigmoid loss, map head", PC_CONTRAST_SIGMOID, PC_HEAD_MAP, NULL, false);
+    test_pair("clip, sigmoid loss, mean head", PC_CONTRAST_SIGMOID, PC_HEAD_MEAN, NULL, false);
+    test_pair("clip, image tower frozen", PC_CONTRAST_SOFTMAX, PC_HEAD_CLASS, vision, false);
+    test_pair("clip, text tower frozen", PC_CONTRAST_SOFTMAX, PC_HEAD_CLASS, text, false);
+    test_pair("clip, towers frozen", PC_CONTRAST_SIGMOID, PC_HEAD_CLASS, towers, false);
+    test_pair("clip, temperature frozen", PC_CONTRAST_SOFTMAX, PC_HEAD_CLASS, scale, false);
+
+    test_pair("clip, adapters", PC_CONTRAST_SOFTMAX, PC_HEAD_CLASS, NULL, true);
+    test_pair("clip, map head, adapters", PC_CONTRAST_SIGMOID, PC_HEAD_MAP, NULL, true);
 
     pc_vlm_config c = vlm_config(), d = c;
     test_whole("vlm", c, false, NULL);
@@ -284,6 +330,8 @@ int main(void)
     d = c;
     d.vision.recompute = d.decoder.recompute = PC_RECOMPUTE_BLOCK;
     test_whole("vlm, recompute", d, true, NULL);
+    test_adapted("vlm, adapters, recompute", d);
+    test_adapted("vlm, adapters", c);
     same_gradients("vlm: recompute", c, d, NULL);
     same_gradients("vlm: tower frozen", c, c, vision);
     same_gradients("vlm: projector alone", c, c, but_projector);
