@@ -37,11 +37,11 @@ typedef struct pc_vlm_config {
     int64_t max_tiles;      // tiles: features are shrunk to those of so many; 0: never
     int64_t merge;          // grid: patches of a row of features, in each direction
     int64_t feature_layer;  // hidden state read: -1 the last block's output, -2 the one before ...
-    int64_t
-        also[PC_LAYERS_MAX - 1]; // further hidden states, beside the first in the columns; 0: none
-    bool keep_class;             // the class token's feature is passed on too
-    bool feature_norm;           // what is passed on goes through the tower's norm_post
-    pc_sam_config high;          // hybrid: the tower of the large images
+    // Further hidden states, beside the first in the columns; 0: none.
+    int64_t also[PC_LAYERS_MAX - 1];
+    bool keep_class;          // the class token's feature is passed on too
+    bool feature_norm;        // what is passed on goes through the tower's norm_post
+    pc_sam_config high;       // hybrid: the tower of the large images
     bool image_bidirectional; // rows of one image see each other in both directions in the decoder
     int64_t image_id;         // token id of an image place
     int64_t video_id; // token id of a film's place, 0: none. A film is an image of several frames
