@@ -67,6 +67,10 @@ pc_status given_visual_find(given_visual *v, const pc_safetensors *file,
         return st ? st : given_take(&v->high, file, prefix, "high_res_pixel_values", 4, slice);
     }
     char name[128];
+    snprintf(name, sizeof name, "%spixel_values_videos", prefix);
+    if (pc_safetensors_find(file, name))
+        return pc_fail(PC_ERR_INPUT, "tensor '%s': models that cut images do not see films here",
+                       name);
     snprintf(name, sizeof name, "%spixel_values", prefix);
     const pc_st_entry *e = pc_safetensors_find(file, name);
     const bool flat = e && e->rank == (slice >= 0 ? 5 : 4);

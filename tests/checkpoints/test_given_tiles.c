@@ -155,6 +155,9 @@ static void errors(void)
     t.count--;
     add(&t, "pixel_values", PC_F32, 5, DIMS(2, 6, 3, SIDE, SIDE - 1), numbers);
     CHECK(refuses(&t, "expected (images,crops,3,4,4)"));
+    add(&t, "pixel_values_videos", PC_F32, 4, DIMS(1, 3, SIDE, SIDE), numbers);
+    CHECK(refuses(&t, "films"));
+    t.count--;
     // One place too few, and one image too many.
     t.count--;
     add(&t, "pixel_values", PC_F32, 4, DIMS(8, 3, SIDE, SIDE), numbers);
