@@ -1,5 +1,5 @@
 /*
- * memory.c - arenas over anonymous mappings.
+ * memory.c - arenas over anonymous mappings, or over a device's memory with a block beside it that both share.
  */
 #include "model/core/memory.h"
 
@@ -23,6 +23,24 @@ pc_status pc_arena_open(pc_arena *a, const char *name, size_t size)
     return PC_OK;
 }
 
+pc_status pc_arena_open_in(pc_arena *a, const char *name, const pc_memory *memory, size_t size,
+                           size_t shared)
+{
+    if (!memory) return pc_arena_open(a, name, size);
+    *a = (pc_arena){.name = name, .memory = memory};
+    const size_t bytes = size ? size : PC_ALIGN, beside = shared ? shared : PC_ALIGN;
+    a->base = memory->get(bytes);
+    a->shared = a->base ? memory->get_shared(beside) : NULL;
+    a->size = bytes;
+    a->shared_size = beside;
+    if (a->shared) return PC_OK;
+    const bool device = !a->base;
+    pc_arena_close(a);
+    return pc_fail(PC_ERR_MEMORY, "memory for %s on %s: %.1f MiB%s are not to be had", name,
+                   memory->name, (double)(device ? bytes : beside) / 1048576.0,
+                   device ? "" : " of pinned memory");
+}
+
 void pc_arena_open_dry(pc_arena *a, const char *name)
 {
     // The addresses must be non-null, aligned and never touched.
@@ -34,25 +52,68 @@ void pc_arena_open_dry(pc_arena *a, const char *name)
 
 void pc_arena_close(pc_arena *a)
 {
-    if (a->base && !a->dry) munmap(a->base, a->size);
+    if (a->memory) {
+        if (a->base) a->memory->put(a->base);
+        if (a->shared) a->memory->put_shared(a->shared);
+    } else if (a->base && !a->dry) {
+        munmap(a->base, a->size);
+    }
     *a = (pc_arena){0};
+}
+
+void pc_arena_release(pc_arena *a, size_t mark)
+{
+    a->used = mark;
+    if (mark > 0) return;
+    if (a->memory) a->memory->wait();
+    a->shared_used = 0;
+}
+
+static void *take(unsigned char *base, size_t size, size_t *used, size_t *peak, size_t bytes,
+                  const char *name)
+{
+    const size_t start = (*used + PC_ALIGN - 1) / PC_ALIGN * PC_ALIGN;
+    PC_ASSERT(base && start <= size && bytes <= size - start,
+              "arena '%s': %zu bytes wanted, %zu of %zu used", name ? name : "(closed)", bytes,
+              *used, size);
+    *used = start + bytes;
+    if (*used > *peak) *peak = *used;
+    return base + start;
+}
+
+static void *own_bytes(pc_arena *a, size_t bytes)
+{
+    return take(a->base, a->size, &a->used, &a->peak, bytes, a->name);
+}
+
+// On a dry arena both are counted: which of them a real one needs is for who opens it.
+static void *shared_bytes(pc_arena *a, size_t bytes)
+{
+    if (a->dry) take(a->base, SIZE_MAX / 4, &a->shared_used, &a->shared_peak, bytes, a->name);
+    if (!a->memory) return own_bytes(a, bytes);
+    return take(a->shared, a->shared_size, &a->shared_used, &a->shared_peak, bytes, a->name);
 }
 
 void *pc_arena_bytes(pc_arena *a, size_t bytes)
 {
-    const size_t start = (a->used + PC_ALIGN - 1) / PC_ALIGN * PC_ALIGN;
-    PC_ASSERT(a->base && start <= a->size && bytes <= a->size - start,
-              "arena '%s': %zu bytes wanted, %zu of %zu used", a->name ? a->name : "(closed)",
-              bytes, a->used, a->size);
-    a->used = start + bytes;
-    if (a->used > a->peak) a->peak = a->used;
-    return a->base + start;
+    return shared_bytes(a, bytes);
+}
+
+static size_t bytes_of(const pc_arena *a, pc_dtype t, int64_t count)
+{
+    PC_ASSERT(count >= 0, "arena '%s': %lld elements", a->name, (long long)count);
+    return (size_t)count * pc_dtype_size(t);
 }
 
 static void *numbers(pc_arena *a, pc_dtype t, int64_t count)
 {
-    PC_ASSERT(count >= 0, "arena '%s': %lld elements", a->name, (long long)count);
-    return pc_arena_bytes(a, (size_t)count * pc_dtype_size(t));
+    const size_t bytes = bytes_of(a, t, count);
+    return t == PC_I32 || t == PC_F64 ? shared_bytes(a, bytes) : own_bytes(a, bytes);
+}
+
+pc_tensor pc_alloc_shared(pc_arena *a, pc_dtype t, int64_t d0, int64_t d1)
+{
+    return pc_view2(shared_bytes(a, bytes_of(a, t, d0 * d1)), t, d0, d1);
 }
 
 pc_tensor pc_alloc1(pc_arena *a, pc_dtype t, int64_t d0)

@@ -13,19 +13,44 @@
 
 #define PC_ALIGN 64 // bytes: one cache line, one AVX-512 register
 
+/*
+ * Where an arena lies, when that is not the host's own memory. Numbers lie on the device; what the host writes or
+ * reads itself (i32 and f64 tensors, plain bytes, pc_alloc_shared) lies beside them in `get_shared` memory, which
+ * both see at the same address. The device works behind the host's back, so shared memory is not used again before
+ * the arena is released as a whole: only then is the device waited for.
+ */
+typedef struct pc_memory {
+    const char *name;           // "cuda"
+    void *(*get)(size_t bytes); // NULL: not to be had
+    void (*put)(void *base);
+    void *(*get_shared)(size_t bytes);
+    void (*put_shared)(void *base);
+    void (*wait)(void); // until the device has done all it was told
+    // Copies between either kind of memory, in the order of the device's work; `wait` before the host reads.
+    void (*copy)(void *to, const void *from, size_t bytes);
+} pc_memory;
+
 typedef struct pc_arena {
     unsigned char *base;
     size_t size, used, peak; // bytes
     bool dry;
-    const char *name; // for messages; not copied
+    const char *name;                             // for messages; not copied
+    const pc_memory *memory;                      // NULL: the host's
+    unsigned char *shared;                        // with `memory`: the second block
+    size_t shared_size, shared_used, shared_peak; // counted on dry arenas too
 } pc_arena;
 
 // Maps `size` bytes (pages are committed when touched). PC_ERR_MEMORY names the arena and the size.
 pc_status pc_arena_open(pc_arena *a, const char *name, size_t size);
+// The same in a device's memory, with `shared` bytes beside it. memory NULL: the host's, where `shared` is 0.
+pc_status pc_arena_open_in(pc_arena *a, const char *name, const pc_memory *memory, size_t size,
+                           size_t shared);
 void pc_arena_open_dry(pc_arena *a, const char *name);
 void pc_arena_close(pc_arena *a); // a zeroed arena is fine
 
-void *pc_arena_bytes(pc_arena *a, size_t bytes); // aligned to PC_ALIGN, not cleared
+void *pc_arena_bytes(pc_arena *a, size_t bytes); // aligned to PC_ALIGN, not cleared; the host's
+// A tensor that device and host both read and write, of any type: losses, logits to be sampled.
+pc_tensor pc_alloc_shared(pc_arena *a, pc_dtype t, int64_t d0, int64_t d1);
 pc_tensor pc_alloc1(pc_arena *a, pc_dtype t, int64_t d0);
 pc_tensor pc_alloc2(pc_arena *a, pc_dtype t, int64_t d0, int64_t d1);
 pc_tensor pc_alloc3(pc_arena *a, pc_dtype t, int64_t d0, int64_t d1, int64_t d2);
@@ -35,9 +60,7 @@ static inline size_t pc_arena_mark(const pc_arena *a)
 {
     return a->used;
 }
-static inline void pc_arena_release(pc_arena *a, size_t mark)
-{
-    a->used = mark;
-}
+// Everything from the mark on. At 0, the whole, a device is waited for.
+void pc_arena_release(pc_arena *a, size_t mark);
 
 #endif

@@ -1,0 +1,130 @@
+/*
+ * device.cu - the device: opened once, one stream, memory of three kinds.
+ */
+#include "model/ops/cuda/device.cuh"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+cudaStream_t pc_cuda_stream;
+
+static void *workspace;
+static size_t workspace_size;
+static unsigned char *staged;
+static size_t staged_used;
+enum { STAGED = 32 << 20 };
+
+void pc_cuda_check(cudaError_t e, const char *what, const char *file, int line)
+{
+    if (e == cudaSuccess) return;
+    const char *base = strrchr(file, '/');
+    fprintf(stderr, "error: the GPU failed at %s (%s:%d): %s (%s). Checkpoints already written are whole; go on with --resume\n",
+            what, base ? base + 1 : file, line, cudaGetErrorString(e), cudaGetErrorName(e));
+    exit(1);
+}
+
+extern "C" pc_status pc_cuda_open(pc_cuda_info *info)
+{
+    int count = 0;
+    cudaDeviceProp p;
+    memset(info, 0, sizeof *info);
+    cudaError_t e = cudaGetDeviceCount(&count);
+    if (e != cudaSuccess || count < 1) {
+        cudaGetLastError();
+        return pc_fail(PC_ERR_INPUT, "no GPU: %s", e == cudaSuccess ? "none is there" : cudaGetErrorString(e));
+    }
+    if ((e = cudaGetDeviceProperties(&p, 0)) != cudaSuccess || (e = cudaSetDevice(0)) != cudaSuccess)
+        return pc_fail(PC_ERR_INPUT, "the GPU does not answer: %s", cudaGetErrorString(e));
+    snprintf(info->name, sizeof info->name, "%s", p.name);
+    info->major = p.major;
+    info->minor = p.minor;
+    info->processors = p.multiProcessorCount;
+    if (p.major < 8)
+        return pc_fail(PC_ERR_INPUT, "%s has compute capability %d.%d; 8.0 or newer is needed", p.name, p.major, p.minor);
+    if ((e = cudaMemGetInfo(&info->free, &info->memory)) != cudaSuccess)
+        return pc_fail(PC_ERR_INPUT, "%s: %s", p.name, cudaGetErrorString(e));
+    if (pc_cuda_stream) return PC_OK;
+    CHECK_CUDA(cudaStreamCreateWithFlags(&pc_cuda_stream, cudaStreamNonBlocking));
+    CHECK_CUDA(cudaHostAlloc((void **)&staged, STAGED, cudaHostAllocDefault));
+    return PC_OK;
+}
+
+extern "C" void pc_cuda_close(void)
+{
+    if (!pc_cuda_stream) return;
+    cudaStreamSynchronize(pc_cuda_stream);
+    cudaFree(workspace);
+    cudaFreeHost(staged);
+    cudaStreamDestroy(pc_cuda_stream);
+    workspace = NULL;
+    workspace_size = staged_used = 0;
+    staged = NULL;
+    pc_cuda_stream = NULL;
+}
+
+void *pc_cuda_workspace(size_t bytes)
+{
+    if (bytes <= workspace_size) return workspace;
+    CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
+    CHECK_CUDA(cudaFree(workspace));
+    workspace_size = bytes + bytes / 4;
+    CHECK_CUDA(cudaMalloc(&workspace, workspace_size));
+    return workspace;
+}
+
+void *pc_cuda_staged(size_t bytes)
+{
+    bytes = (bytes + 255) / 256 * 256;
+    PC_ASSERT(bytes <= STAGED, "%zu bytes staged at once", bytes);
+    if (staged_used + bytes > STAGED) {
+        CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
+        staged_used = 0;
+    }
+    void *at = staged + staged_used;
+    staged_used += bytes;
+    return at;
+}
+
+static void *get_device(size_t bytes)
+{
+    void *p = NULL;
+    if (cudaMalloc(&p, bytes) == cudaSuccess) return p;
+    cudaGetLastError();
+    return NULL;
+}
+
+static void put_device(void *base)
+{
+    CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
+    CHECK_CUDA(cudaFree(base));
+}
+
+static void *get_shared(size_t bytes)
+{
+    void *p = NULL;
+    if (cudaHostAlloc(&p, bytes, cudaHostAllocDefault) == cudaSuccess) return p;
+    cudaGetLastError();
+    return NULL;
+}
+
+static void put_shared(void *base)
+{
+    CHECK_CUDA(cudaFreeHost(base));
+}
+
+static void wait_device(void)
+{
+    CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
+}
+
+static void copy_bytes(void *to, const void *from, size_t bytes)
+{
+    CHECK_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, pc_cuda_stream));
+}
+
+extern "C" const pc_memory *pc_cuda_memory(void)
+{
+    static const pc_memory memory = {"the GPU", get_device, put_device, get_shared, put_shared, wait_device, copy_bytes};
+    return &memory;
+}

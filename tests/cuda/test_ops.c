@@ -1,0 +1,487 @@
+/*
+ * test_ops.c - every operation of the CUDA backend against the portable kernels in double, forward and backward.
+ *
+ *   test_ops [REPEATS]    prints a line an operation: worst relative error (Frobenius) in f32 and in bf16
+ *
+ * A case draws its shapes and numbers from a seed and runs once on either side; what it emits is compared. With bf16 both
+ * sides start from numbers that bf16 can hold. Without a GPU the test says so and passes over; with PERCEPT_NEED_GPU=1
+ * it fails.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/layers/mask.h"
+#include "model/ops/cuda/cuda.h"
+
+enum { EMITS = 16, SEED = 3 };
+
+typedef struct side {
+    pc_ctx ctx;
+    pc_arena act, scratch;
+    bool gpu, half; // half: numbers are rounded to bf16
+    pc_rng_key key;
+    uint64_t drawn;
+    const char *names[EMITS];
+    pc_tensor out[EMITS];
+    int outs;
+} side;
+
+static const size_t ROOM = (size_t)192 << 20;
+
+static uint64_t draw(side *s, uint64_t n)
+{
+    return pc_rng_below(&s->key, 4 * s->drawn++, n);
+}
+
+// A size: one, small and odd, about a block, or a few blocks.
+static int64_t size(side *s, int64_t most)
+{
+    static const int64_t bounds[] = {1, 9, 70, 300};
+    const int64_t top = bounds[draw(s, 4)];
+    return 1 + (int64_t)draw(s, (uint64_t)(top < most ? top : most));
+}
+
+static float rounded(float v)
+{
+    uint32_t u;
+    memcpy(&u, &v, sizeof u);
+    u = (u + 0x7fffu + (u >> 16 & 1u)) & 0xffff0000u;
+    memcpy(&v, &u, sizeof v);
+    return v;
+}
+
+typedef enum kind { ROWS, WIDE } kind; // of ctx->real, or f32 (f64 on the CPU): vectors, statistics, gradients
+
+static pc_dtype type_of(const side *s, kind k)
+{
+    if (!s->gpu) return PC_F64;
+    return k == ROWS && s->half ? PC_BF16 : PC_F32;
+}
+
+// Numbers on a side: `values` (NULL: drawn, normal).
+static pc_tensor place(side *s, kind k, const double *values, double by, int rank, const int64_t *dim)
+{
+    int64_t n = 1;
+    for (int i = 0; i < rank; i++) n *= dim[i];
+    const pc_dtype t = type_of(s, k);
+    pc_tensor x = rank == 1   ? pc_alloc1(&s->act, t, dim[0])
+                  : rank == 2 ? pc_alloc2(&s->act, t, dim[0], dim[1])
+                  : rank == 3 ? pc_alloc3(&s->act, t, dim[0], dim[1], dim[2])
+                              : pc_view4(pc_alloc1(&s->act, t, n).data, t, dim[0], dim[1], dim[2], dim[3]);
+    if (s->gpu && t == PC_F64) abort();
+    unsigned char *host = malloc((size_t)n * 8);
+    if (!host) abort();
+    const uint64_t base = s->drawn;
+    if (!values) s->drawn += (uint64_t)n;
+    for (int64_t i = 0; i < n; i++) {
+        float v = (float)(values ? values[i] : by * pc_rng_normal(&s->key, 4 * (base + (uint64_t)i)));
+        if (s->half && k == ROWS) v = rounded(v);
+        if (t == PC_F64) ((double *)host)[i] = (double)v;
+        if (t == PC_F32) ((float *)host)[i] = v;
+        if (t == PC_BF16) {
+            uint32_t u;
+            memcpy(&u, &v, sizeof u);
+            ((uint16_t *)host)[i] = (uint16_t)(u >> 16);
+        }
+    }
+    if (s->gpu) {
+        s->act.memory->copy(x.data, host, (size_t)n * pc_dtype_size(t));
+        s->act.memory->wait();
+    } else {
+        memcpy(x.data, host, (size_t)n * 8);
+    }
+    free(host);
+    return x;
+}
+
+#define NORMAL(s, k, ...) place(s, k, NULL, 1.0, (int)(sizeof((int64_t[]){__VA_ARGS__}) / 8), (int64_t[]){__VA_ARGS__})
+#define NORMAL_BY(s, k, by, ...) place(s, k, NULL, by, (int)(sizeof((int64_t[]){__VA_ARGS__}) / 8), (int64_t[]){__VA_ARGS__})
+
+static pc_tensor index_of(side *s, int64_t n, int64_t below, bool holes)
+{
+    const pc_tensor x = pc_alloc1(&s->act, PC_I32, n);
+    for (int64_t i = 0; i < n; i++) {
+        pc_i32(x)[i] = (int32_t)draw(s, (uint64_t)below);
+        if (holes && draw(s, 4) == 0) pc_i32(x)[i] = -1;
+    }
+    return x;
+}
+
+static void emit(side *s, const char *name, pc_tensor x)
+{
+    s->names[s->outs] = name;
+    s->out[s->outs++] = x;
+}
+
+// ---- the cases -------------------------------------------------------------------------------------
+
+static pc_tensor strided(side *s, int64_t N, int64_t C, pc_tensor *whole)
+{
+    *whole = NORMAL(s, ROWS, N, C + 5);
+    return pc_cols(*whole, 3, 3 + C);
+}
+
+static void linear(side *s)
+{
+    const int64_t N = size(s, 300), I = size(s, 300), O = size(s, 300);
+    pc_tensor whole;
+    const pc_tensor x = strided(s, N, I, &whole), w = NORMAL(s, ROWS, O, I), b = NORMAL(s, WIDE, O), r = NORMAL(s, ROWS, N, O);
+    const pc_tensor y = NORMAL(s, ROWS, N, O), y2 = NORMAL(s, ROWS, N, O), y3 = NORMAL(s, ROWS, N, O);
+    s->ctx.ops->linear_forward(&s->ctx, y, x, w, b, r);
+    s->ctx.ops->linear_forward(&s->ctx, y2, x, w, PC_NONE, PC_NONE);
+    s->ctx.ops->linear_forward(&s->ctx, y3, x, w, b, y3);
+    emit(s, "y", y);
+    emit(s, "y without bias", y2);
+    emit(s, "y in place", y3);
+    const pc_tensor dy = NORMAL(s, ROWS, N, O), dx = NORMAL(s, ROWS, N, I), dw = NORMAL(s, WIDE, O, I), db = NORMAL(s, WIDE, O);
+    s->ctx.grad_ops->linear_backward(&s->ctx, dx, dw, db, dy, x, w);
+    emit(s, "dx", dx);
+    emit(s, "dw", dw);
+    emit(s, "db", db);
+    const pc_act kind = (pc_act)draw(s, 5);
+    const pc_tensor z = NORMAL(s, ROWS, N, O), a = NORMAL(s, ROWS, N, O);
+    s->ctx.ops->linear_act_forward(&s->ctx, a, z, x, w, b, kind);
+    emit(s, "act", a);
+    emit(s, "z", z);
+}
+
+static void act(side *s)
+{
+    const int64_t N = size(s, 300), F = size(s, 300);
+    const pc_act kind = (pc_act)draw(s, 5);
+    const pc_tensor z = NORMAL_BY(s, ROWS, 2.0, N, F), a = NORMAL(s, ROWS, N, F), da = NORMAL(s, ROWS, N, F), dz = NORMAL(s, ROWS, N, F);
+    s->ctx.ops->act_forward(&s->ctx, a, z, kind);
+    s->ctx.grad_ops->act_backward(&s->ctx, dz, da, z, kind);
+    emit(s, "a", a);
+    emit(s, "dz", dz);
+}
+
+static void swiglu(side *s)
+{
+    const int64_t N = size(s, 300), F = size(s, 300);
+    const pc_tensor gu = NORMAL(s, ROWS, N, 2 * F), h = NORMAL(s, ROWS, N, F), dh = NORMAL(s, ROWS, N, F), d = NORMAL(s, ROWS, N, 2 * F);
+    s->ctx.ops->swiglu_forward(&s->ctx, h, gu);
+    s->ctx.grad_ops->swiglu_backward(&s->ctx, d, dh, gu);
+    emit(s, "h", h);
+    emit(s, "dgu", d);
+}
+
+static void layernorm(side *s)
+{
+    const int64_t N = size(s, 3000), C = 1 + size(s, 3000);
+    const pc_tensor x = NORMAL(s, ROWS, N, C), g = NORMAL(s, WIDE, C), b = NORMAL(s, WIDE, C), y = NORMAL(s, ROWS, N, C);
+    const pc_tensor mean = NORMAL(s, WIDE, N), rstd = NORMAL(s, WIDE, N), dy = NORMAL(s, ROWS, N, C), add = NORMAL(s, ROWS, N, C);
+    const pc_tensor dx = NORMAL(s, ROWS, N, C), dg = NORMAL(s, WIDE, C), db = NORMAL(s, WIDE, C);
+    s->ctx.ops->layernorm_forward(&s->ctx, y, mean, rstd, x, g, b, 1e-5);
+    s->ctx.grad_ops->layernorm_backward(&s->ctx, dx, dg, db, dy, x, g, mean, rstd, draw(s, 2) ? add : PC_NONE);
+    emit(s, "y", y);
+    emit(s, "dx", dx);
+    emit(s, "dg", dg);
+    emit(s, "db", db);
+}
+
+static void rmsnorm(side *s)
+{
+    const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 4), C = 1 + size(s, 300);
+    const pc_tensor x = NORMAL(s, ROWS, N, H, C), g = NORMAL(s, WIDE, C), y = NORMAL(s, ROWS, N, H, C), rstd = NORMAL(s, WIDE, N, H);
+    const pc_tensor dy = NORMAL(s, ROWS, N, H, C), dx = NORMAL(s, ROWS, N, H, C), dg = NORMAL(s, WIDE, C);
+    s->ctx.ops->rmsnorm_forward(&s->ctx, y, rstd, x, g, 1e-6);
+    s->ctx.grad_ops->rmsnorm_backward(&s->ctx, dx, dg, dy, x, g, rstd, PC_NONE);
+    emit(s, "y", y);
+    emit(s, "dx", dx);
+    emit(s, "dg", dg);
+}
+
+static void rope(side *s)
+{
+    const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 4), D = 2 * (1 + (int64_t)draw(s, 40)), R = 50;
+    const pc_tensor x = NORMAL(s, ROWS, N, H, D), y = NORMAL(s, ROWS, N, H, D), cosines = NORMAL(s, WIDE, R, D / 2);
+    const pc_tensor sines = NORMAL(s, WIDE, R, D / 2), pos = index_of(s, N, R, false), dx = NORMAL(s, ROWS, N, H, D);
+    s->ctx.ops->rope_forward(&s->ctx, y, x, cosines, sines, pos);
+    s->ctx.grad_ops->rope_backward(&s->ctx, dx, x, cosines, sines, pos);
+    emit(s, "y", y);
+    emit(s, "dx", dx);
+}
+
+// Causal, full, windowed or behind a shared prefix; a few sequences.
+static void attention(side *s)
+{
+    const int64_t S = 1 + (int64_t)draw(s, 3), G = 1 + (int64_t)draw(s, 2), H = G * (1 + (int64_t)draw(s, 3));
+    static const int64_t widths[] = {3, 16, 32, 33, 64, 80, 96, 128, 200, 256};
+    const int64_t D = widths[draw(s, 10)];
+    const int kind_of = (int)draw(s, 4);
+    int64_t lengths[3], N = 0;
+    for (int64_t i = 0; i < S; i++) N += lengths[i] = size(s, 200);
+    pc_mask m;
+    pc_mask_ragged(&m, &s->act, lengths, 0, S, kind_of != 1);
+    if (kind_of >= 2) {
+        const pc_tensor plo = pc_alloc1(&s->act, PC_I32, N), phi = pc_alloc1(&s->act, PC_I32, N);
+        for (int64_t i = 0, n = 0; i < S; i++)
+            for (int64_t t = 0, first = n; t < lengths[i]; t++, n++) {
+                pc_i32(plo)[n] = pc_i32(phi)[n] = (int32_t)first;
+                if (kind_of == 2) pc_i32(m.lo)[n] = (int32_t)(t > 5 ? n - 5 : first); // a window
+                if (kind_of == 3 && t >= 7) { // branches of 4 behind 7 rows
+                    pc_i32(phi)[n] = (int32_t)(first + 7);
+                    pc_i32(m.lo)[n] = (int32_t)(first + 7 + (t - 7) / 4 * 4);
+                }
+            }
+        m.plo = plo;
+        m.phi = phi;
+    }
+    if (draw(s, 3) == 0) pc_i32(m.hi)[0] = pc_i32(m.lo)[0]; // a row that sees nothing
+    // Queries, keys and values side by side in one buffer, as layers have them.
+    const pc_tensor qkv = NORMAL(s, ROWS, N, (H + 2 * G) * D), dqkv = NORMAL(s, ROWS, N, (H + 2 * G) * D);
+    const pc_tensor q = pc_as_heads(pc_cols(qkv, 0, H * D), D), k = pc_as_heads(pc_cols(qkv, H * D, (H + G) * D), D);
+    const pc_tensor v = pc_as_heads(pc_cols(qkv, (H + G) * D, (H + 2 * G) * D), D);
+    const pc_tensor dq = pc_as_heads(pc_cols(dqkv, 0, H * D), D), dk = pc_as_heads(pc_cols(dqkv, H * D, (H + G) * D), D);
+    const pc_tensor dv = pc_as_heads(pc_cols(dqkv, (H + G) * D, (H + 2 * G) * D), D);
+    const pc_tensor o = NORMAL(s, ROWS, N, H, D), dout = NORMAL(s, ROWS, N, H, D), lse = NORMAL(s, WIDE, N, H);
+    s->ctx.ops->attention_forward(&s->ctx, o, lse, q, k, v, &m, 1.0 / sqrt((double)D));
+    s->ctx.grad_ops->attention_backward(&s->ctx, dq, dk, dv, dout, q, k, v, o, lse, &m, 1.0 / sqrt((double)D));
+    emit(s, "o", o);
+    emit(s, "dqkv", dqkv);
+}
+
+static void rows(side *s)
+{
+    const int64_t N = size(s, 300), R = size(s, 100), C = size(s, 300);
+    const pc_tensor table = NORMAL(s, ROWS, R, C), ids = index_of(s, N, R, true), some = index_of(s, N, R, false);
+    const pc_tensor y = NORMAL(s, ROWS, N, C), y2 = NORMAL(s, ROWS, N, C), y3 = NORMAL(s, ROWS, N, C), x = NORMAL(s, ROWS, N, C);
+    s->ctx.ops->embedding_forward(&s->ctx, y, ids, table);
+    s->ctx.ops->add_rows_forward(&s->ctx, y2, x, table, ids);
+    s->ctx.ops->gather_forward(&s->ctx, y3, table, some);
+    emit(s, "embedding", y);
+    emit(s, "add_rows", y2);
+    emit(s, "gather", y3);
+    const pc_tensor d1 = NORMAL(s, WIDE, R, C), d2 = NORMAL(s, WIDE, R, C), d3 = NORMAL(s, ROWS, R, C);
+    s->ctx.grad_ops->embedding_backward(&s->ctx, d1, x, ids);
+    s->ctx.grad_ops->add_rows_backward(&s->ctx, d2, x, ids);
+    s->ctx.grad_ops->gather_backward(&s->ctx, d3, x, some);
+    emit(s, "dtable", d1);
+    emit(s, "dtable of add_rows", d2);
+    emit(s, "dx of gather", d3);
+    // Splice: no row twice.
+    const pc_tensor f = NORMAL(s, ROWS, R, C), to = NORMAL(s, ROWS, 2 * R, C), df = NORMAL(s, ROWS, R, C), index = pc_alloc1(&s->act, PC_I32, R);
+    for (int64_t i = 0; i < R; i++) pc_i32(index)[i] = draw(s, 5) == 0 ? -1 : (int32_t)(2 * i + (int64_t)draw(s, 2));
+    s->ctx.ops->splice_forward(&s->ctx, to, f, index);
+    s->ctx.grad_ops->splice_backward(&s->ctx, df, to, index);
+    emit(s, "splice", to);
+    emit(s, "df of splice", df);
+}
+
+static void elementwise(side *s)
+{
+    const int64_t N = size(s, 300), C = size(s, 300);
+    pc_tensor whole;
+    const pc_tensor a = strided(s, N, C, &whole), b = NORMAL(s, ROWS, N, C), y = NORMAL(s, ROWS, N, C), y2 = NORMAL(s, ROWS, N, C);
+    const pc_tensor y3 = NORMAL(s, ROWS, N, C), y4 = NORMAL(s, ROWS, N, C), g = NORMAL(s, WIDE, N, C);
+    const pc_rng_key key = {.seed = 5, .stream = PC_STREAM_DROPOUT, .step = draw(s, 100)};
+    s->ctx.ops->add_forward(&s->ctx, y, a, b);
+    s->ctx.ops->scale_forward(&s->ctx, y2, a, -1.75);
+    s->ctx.ops->copy_forward(&s->ctx, y3, a);
+    s->ctx.ops->dropout_forward(&s->ctx, y4, b, 0.3, key);
+    s->ctx.grad_ops->dropout_backward(&s->ctx, b, b, 0.3, key);
+    s->ctx.grad_ops->accumulate(&s->ctx, g, y);
+    s->ctx.ops->zero_forward(&s->ctx, a);
+    emit(s, "add", y);
+    emit(s, "scale", y2);
+    emit(s, "copy", y3);
+    emit(s, "dropout", y4);
+    emit(s, "dropout's backward", b);
+    emit(s, "accumulate", g);
+    emit(s, "zero of columns", whole);
+}
+
+static void image(side *s)
+{
+    const bool last = draw(s, 2);
+    pc_conv v = {.B = 1 + (int64_t)draw(s, 3), .C = 1 + (int64_t)draw(s, 9), .H = 6 + (int64_t)draw(s, 20), .W = 6 + (int64_t)draw(s, 20),
+                 .kernel = 1 + (int64_t)draw(s, 4), .step = 1 + (int64_t)draw(s, 3), .pad = (int64_t)draw(s, 2), .channels_last = last};
+    v.out_h = (v.H + 2 * v.pad - v.kernel) / v.step + 1;
+    v.out_w = (v.W + 2 * v.pad - v.kernel) / v.step + 1;
+    const int64_t N = v.B * v.out_h * v.out_w, K = v.C * v.kernel * v.kernel;
+    const pc_tensor x = last ? NORMAL(s, ROWS, v.B * v.H * v.W, v.C) : NORMAL(s, ROWS, v.B, v.C, v.H, v.W);
+    const pc_tensor dx = last ? NORMAL(s, ROWS, v.B * v.H * v.W, v.C) : NORMAL(s, ROWS, v.B, v.C, v.H, v.W);
+    const pc_tensor cols = NORMAL(s, ROWS, N, K), dcols = NORMAL(s, ROWS, N, K);
+    s->ctx.ops->im2col_forward(&s->ctx, cols, x, &v);
+    s->ctx.grad_ops->im2col_backward(&s->ctx, dx, dcols, &v);
+    emit(s, "im2col", cols);
+    emit(s, "dx of im2col", dx);
+    const int64_t h1 = 1 + (int64_t)draw(s, 9), w1 = 1 + (int64_t)draw(s, 9), h2 = 1 + (int64_t)draw(s, 9), w2 = 1 + (int64_t)draw(s, 9), C = size(s, 70);
+    const pc_tensor t = NORMAL(s, ROWS, h1 * w1, C), y = NORMAL(s, ROWS, h2 * w2, C), dt = NORMAL(s, WIDE, h1 * w1, C), dy = NORMAL(s, ROWS, h2 * w2, C);
+    s->ctx.ops->resize_grid_forward(&s->ctx, y, t, h2, w2, h1, w1);
+    s->ctx.grad_ops->resize_grid_backward(&s->ctx, dt, dy, h2, w2, h1, w1);
+    emit(s, "resize_grid", y);
+    emit(s, "dx of resize_grid", dt);
+    const pc_tensor m = NORMAL(s, ROWS, 2 * h1 * w1, C), my = NORMAL(s, ROWS, 2 * h2 * w2, C), dm = NORMAL(s, ROWS, 2 * h1 * w1, C), dmy = NORMAL(s, ROWS, 2 * h2 * w2, C);
+    s->ctx.ops->resize_map_forward(&s->ctx, my, m, h2, w2, h1, w1);
+    s->ctx.grad_ops->resize_map_backward(&s->ctx, dm, dmy, h2, w2, h1, w1);
+    emit(s, "resize_map", my);
+    emit(s, "dx of resize_map", dm);
+}
+
+static void losses(side *s)
+{
+    const int64_t N = size(s, 300), C = 8 + size(s, 100), V = 2 + size(s, 2000), B = 1 + size(s, 300), E = 8 + size(s, 100);
+    const pc_tensor x = NORMAL(s, ROWS, N, C), w = NORMAL_BY(s, ROWS, 0.3, V, C), labels = index_of(s, N, V, true), coef = NORMAL(s, WIDE, N);
+    const pc_tensor nll = NORMAL(s, WIDE, N), dx = NORMAL(s, ROWS, N, C), dw = NORMAL(s, WIDE, V, C), nll2 = NORMAL(s, WIDE, N);
+    s->ctx.ops->linear_xent_forward(&s->ctx, nll, x, w, labels);
+    s->ctx.grad_ops->linear_xent_backward(&s->ctx, dx, dw, nll2, x, w, labels, coef);
+    emit(s, "nll", nll);
+    emit(s, "nll again", nll2);
+    emit(s, "dx of nll", dx);
+    emit(s, "dw of nll", dw);
+    const pc_tensor a = NORMAL(s, ROWS, B, E), b = NORMAL(s, ROWS, B, E), u = NORMAL(s, ROWS, B, E), v = NORMAL(s, ROWS, B, E);
+    const pc_tensor ia = NORMAL(s, WIDE, B), ib = NORMAL(s, WIDE, B), t = NORMAL(s, WIDE, 1), bias = NORMAL(s, WIDE, 1);
+    s->ctx.ops->l2norm_forward(&s->ctx, u, ia, a);
+    s->ctx.ops->l2norm_forward(&s->ctx, v, ib, b);
+    const pc_tensor loss = pc_alloc1(&s->act, PC_F64, 1), row = NORMAL(s, WIDE, B), column = NORMAL(s, WIDE, B);
+    const pc_tensor du = NORMAL(s, ROWS, B, E), dv = NORMAL(s, ROWS, B, E), dt = NORMAL(s, WIDE, 1), db = NORMAL(s, WIDE, 1), da = NORMAL(s, ROWS, B, E);
+    const bool sigmoid = draw(s, 2);
+    if (sigmoid) {
+        s->ctx.ops->sigmoid_loss_forward(&s->ctx, loss, u, v, t, bias);
+        s->ctx.grad_ops->sigmoid_loss_backward(&s->ctx, du, dv, dt, db, u, v, t, bias, 1.5);
+    } else {
+        s->ctx.ops->clip_loss_forward(&s->ctx, loss, row, column, u, v, t);
+        s->ctx.grad_ops->clip_loss_backward(&s->ctx, du, dv, dt, u, v, t, row, column, 1.5);
+    }
+    s->ctx.grad_ops->l2norm_backward(&s->ctx, da, du, u, ia);
+    emit(s, "u", u);
+    emit(s, "loss", loss);
+    emit(s, "du", du);
+    emit(s, "dv", dv);
+    emit(s, "da", da);
+    emit(s, "db", db);
+}
+
+static void optimiser(side *s)
+{
+    const int64_t n = size(s, 300) * size(s, 300);
+    const pc_tensor w = NORMAL(s, WIDE, n), m = NORMAL(s, WIDE, n), g = NORMAL(s, WIDE, n), v = NORMAL(s, WIDE, n), out = pc_alloc1(&s->act, PC_F64, 1);
+    s->ctx.ops->scale_forward(&s->ctx, v, v, 0.0);
+    s->ctx.grad_ops->accumulate(&s->ctx, v, g);
+    s->ctx.ops->act_forward(&s->ctx, v, v, PC_ACT_RELU); // second moments are not negative
+    const pc_adamw hyper = {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .correct1 = 0.19, .correct2 = 0.0975, .grad_scale = 0.5};
+    *(double *)out.data = 1.0;
+    s->ctx.grad_ops->square_sum(&s->ctx, out, g);
+    s->ctx.grad_ops->adamw(&s->ctx, w, m, v, g, &hyper);
+    emit(s, "w", w);
+    emit(s, "m", m);
+    emit(s, "v", v);
+    emit(s, "square_sum", out);
+}
+
+// ---- comparison --------------------------------------------------------------------------------------
+
+static double value(const side *s, pc_tensor x, const void *host, int64_t i)
+{
+    (void)s;
+    if (x.dtype == PC_F64) return ((const double *)host)[i];
+    if (x.dtype == PC_F32) return (double)((const float *)host)[i];
+    const uint32_t u = (uint32_t)((const uint16_t *)host)[i] << 16;
+    float v;
+    memcpy(&v, &u, sizeof v);
+    return (double)v;
+}
+
+static double error_of(side *gpu, side *cpu, int i)
+{
+    const pc_tensor a = gpu->out[i], b = cpu->out[i];
+    const int64_t n = a.rank == 2 ? a.dim[0] * a.stride : pc_numel(a); // whole rows of what is dense here
+    unsigned char *host = malloc((size_t)n * 8 + 8);
+    if (!host) abort();
+    gpu->act.memory->copy(host, a.data, (size_t)pc_numel(a) * pc_dtype_size(a.dtype));
+    gpu->act.memory->wait();
+    double top = 0.0, low = 0.0;
+    for (int64_t k = 0; k < pc_numel(a); k++) {
+        const double x = value(gpu, a, host, k), y = value(cpu, b, b.data, k);
+        const bool same = x == y || (isinf(y) && x == y);
+        top += same ? 0.0 : (x - y) * (x - y);
+        low += isinf(y) ? 0.0 : y * y;
+    }
+    free(host);
+    return low > 0.0 ? sqrt(top / low) : sqrt(top);
+}
+
+static void open_side(side *s, bool gpu, bool half)
+{
+    *s = (side){.gpu = gpu, .half = half};
+    if (pc_arena_open_in(&s->act, "test", gpu ? pc_cuda_memory() : NULL, ROOM * (gpu ? 1 : 4), gpu ? ROOM / 4 : 0) ||
+        pc_arena_open_in(&s->scratch, "scratch", gpu ? pc_cuda_memory() : NULL, ROOM, gpu ? ROOM / 4 : 0)) {
+        fprintf(stderr, "%s\n", pc_error_text());
+        exit(1);
+    }
+    s->ctx = (pc_ctx){.ops = gpu ? pc_cuda_ops() : pc_cpu_ops(PC_ISA_REF, PC_F64),
+                      .grad_ops = gpu ? pc_cuda_grad_ops() : pc_cpu_grad_ops(PC_ISA_REF, PC_F64),
+                      .real = !gpu ? PC_F64 : half ? PC_BF16 : PC_F32};
+}
+
+static void run_side(side *s, void (*f)(side *), uint64_t seed)
+{
+    pc_arena_release(&s->act, 0);
+    pc_arena_release(&s->scratch, 0);
+    s->ctx.act = &s->act;
+    s->ctx.scratch = &s->scratch;
+    s->key = (pc_rng_key){.seed = seed, .stream = PC_STREAM_TEST};
+    s->drawn = 0;
+    s->outs = 0;
+    f(s);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        void (*run)(side *);
+        double half; // 0: f32 alone
+    } cases[] = {
+        {"linear", linear, 1e-2},       {"act", act, 1e-2},         {"swiglu", swiglu, 1e-2}, {"layernorm", layernorm, 1e-2},
+        {"rmsnorm", rmsnorm, 1e-2},     {"rope", rope, 1e-2},       {"attention", attention, 1e-2}, {"rows", rows, 1e-2},
+        {"elementwise", elementwise, 1e-2}, {"image", image, 1e-2}, {"losses", losses, 1e-2}, {"optimiser", optimiser, 0.0},
+    };
+    const int repeats = argc > 1 ? atoi(argv[1]) : 20;
+    pc_cuda_info info;
+    if (pc_cuda_open(&info)) {
+        const char *need = getenv("PERCEPT_NEED_GPU");
+        printf("%s: %s\n", need ? "FAILED" : "skipped", pc_error_text());
+        return need != NULL;
+    }
+    printf("%s, compute capability %d.%d\n", info.name, info.major, info.minor);
+    side gpu, cpu;
+    int failures = 0;
+    for (int half = 0; half < 2; half++) {
+        open_side(&gpu, true, half);
+        open_side(&cpu, false, half);
+        for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+            const double limit = half ? cases[c].half : 1e-5;
+            double worst = 0.0;
+            const char *where = "";
+            int bad = 0;
+            if (limit == 0.0) continue;
+            for (int r = 0; r < repeats; r++) {
+                run_side(&gpu, cases[c].run, (uint64_t)(SEED + r));
+                run_side(&cpu, cases[c].run, (uint64_t)(SEED + r));
+                for (int i = 0; i < gpu.outs; i++) {
+                    const double e = error_of(&gpu, &cpu, i);
+                    if (!(e <= worst)) {
+                        worst = e;
+                        where = gpu.names[i];
+                    }
+                    if (!(e <= limit)) {
+                        if (bad++ < 5) printf("FAILED %s, seed %d: %s is off by %.1e\n", cases[c].name, SEED + r, gpu.names[i], e);
+                    }
+                }
+            }
+            printf("%s %-12s %s  worst %.1e of %.0e (%s), %d cases\n", bad ? "FAILED" : "ok    ", cases[c].name, half ? "bf16" : "f32 ",
+                   worst, limit, where, repeats);
+            failures += bad;
+        }
+        pc_arena_close(&gpu.act);
+        pc_arena_close(&gpu.scratch);
+        pc_arena_close(&cpu.act);
+        pc_arena_close(&cpu.scratch);
+    }
+    return failures > 0;
+}
