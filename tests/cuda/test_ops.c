@@ -52,7 +52,10 @@ static float rounded(float v)
     return v;
 }
 
-typedef enum kind { ROWS, WIDE } kind; // of ctx->real, or f32 (f64 on the CPU): vectors, statistics, gradients
+typedef enum kind {
+    ROWS,
+    WIDE
+} kind; // of ctx->real, or f32 (f64 on the CPU): vectors, statistics, gradients
 
 static pc_dtype type_of(const side *s, kind k)
 {
@@ -61,22 +64,25 @@ static pc_dtype type_of(const side *s, kind k)
 }
 
 // Numbers on a side: `values` (NULL: drawn, normal).
-static pc_tensor place(side *s, kind k, const double *values, double by, int rank, const int64_t *dim)
+static pc_tensor place(side *s, kind k, const double *values, double by, int rank,
+                       const int64_t *dim)
 {
     int64_t n = 1;
     for (int i = 0; i < rank; i++) n *= dim[i];
     const pc_dtype t = type_of(s, k);
     pc_tensor x = rank == 1   ? pc_alloc1(&s->act, t, dim[0])
                   : rank == 2 ? pc_alloc2(&s->act, t, dim[0], dim[1])
-                  : rank == 3 ? pc_alloc3(&s->act, t, dim[0], dim[1], dim[2])
-                              : pc_view4(pc_alloc1(&s->act, t, n).data, t, dim[0], dim[1], dim[2], dim[3]);
+                  : rank == 3
+                      ? pc_alloc3(&s->act, t, dim[0], dim[1], dim[2])
+                      : pc_view4(pc_alloc1(&s->act, t, n).data, t, dim[0], dim[1], dim[2], dim[3]);
     if (s->gpu && t == PC_F64) abort();
     unsigned char *host = malloc((size_t)n * 8);
     if (!host) abort();
     const uint64_t base = s->drawn;
     if (!values) s->drawn += (uint64_t)n;
     for (int64_t i = 0; i < n; i++) {
-        float v = (float)(values ? values[i] : by * pc_rng_normal(&s->key, 4 * (base + (uint64_t)i)));
+        float v =
+            (float)(values ? values[i] : by * pc_rng_normal(&s->key, 4 * (base + (uint64_t)i)));
         if (s->half && k == ROWS) v = rounded(v);
         if (t == PC_F64) ((double *)host)[i] = (double)v;
         if (t == PC_F32) ((float *)host)[i] = v;
@@ -96,8 +102,10 @@ static pc_tensor place(side *s, kind k, const double *values, double by, int ran
     return x;
 }
 
-#define NORMAL(s, k, ...) place(s, k, NULL, 1.0, (int)(sizeof((int64_t[]){__VA_ARGS__}) / 8), (int64_t[]){__VA_ARGS__})
-#define NORMAL_BY(s, k, by, ...) place(s, k, NULL, by, (int)(sizeof((int64_t[]){__VA_ARGS__}) / 8), (int64_t[]){__VA_ARGS__})
+#define NORMAL(s, k, ...)                                                                          \
+    place(s, k, NULL, 1.0, (int)(sizeof((int64_t[]){__VA_ARGS__}) / 8), (int64_t[]){__VA_ARGS__})
+#define NORMAL_BY(s, k, by, ...)                                                                   \
+    place(s, k, NULL, by, (int)(sizeof((int64_t[]){__VA_ARGS__}) / 8), (int64_t[]){__VA_ARGS__})
 
 static pc_tensor index_of(side *s, int64_t n, int64_t below, bool holes)
 {
@@ -127,22 +135,25 @@ static void linear(side *s)
 {
     const int64_t N = size(s, 300), I = size(s, 300), O = size(s, 300);
     pc_tensor whole;
-    const pc_tensor x = strided(s, N, I, &whole), w = NORMAL(s, ROWS, O, I), b = NORMAL(s, WIDE, O), r = NORMAL(s, ROWS, N, O);
-    const pc_tensor y = NORMAL(s, ROWS, N, O), y2 = NORMAL(s, ROWS, N, O), y3 = NORMAL(s, ROWS, N, O);
+    const pc_tensor x = strided(s, N, I, &whole), w = NORMAL(s, ROWS, O, I), b = NORMAL(s, WIDE, O),
+                    r = NORMAL(s, ROWS, N, O);
+    const pc_tensor y = NORMAL(s, ROWS, N, O), y2 = NORMAL(s, ROWS, N, O),
+                    y3 = NORMAL(s, ROWS, N, O);
     s->ctx.ops->linear_forward(&s->ctx, y, x, w, b, r);
     s->ctx.ops->linear_forward(&s->ctx, y2, x, w, PC_NONE, PC_NONE);
     s->ctx.ops->linear_forward(&s->ctx, y3, x, w, b, y3);
     emit(s, "y", y);
     emit(s, "y without bias", y2);
     emit(s, "y in place", y3);
-    const pc_tensor dy = NORMAL(s, ROWS, N, O), dx = NORMAL(s, ROWS, N, I), dw = NORMAL(s, WIDE, O, I), db = NORMAL(s, WIDE, O);
+    const pc_tensor dy = NORMAL(s, ROWS, N, O), dx = NORMAL(s, ROWS, N, I),
+                    dw = NORMAL(s, WIDE, O, I), db = NORMAL(s, WIDE, O);
     s->ctx.grad_ops->linear_backward(&s->ctx, dx, dw, db, dy, x, w);
     emit(s, "dx", dx);
     emit(s, "dw", dw);
     emit(s, "db", db);
-    const pc_act kind = (pc_act)draw(s, 5);
+    const pc_act f = (pc_act)draw(s, 5);
     const pc_tensor z = NORMAL(s, ROWS, N, O), a = NORMAL(s, ROWS, N, O);
-    s->ctx.ops->linear_act_forward(&s->ctx, a, z, x, w, b, kind);
+    s->ctx.ops->linear_act_forward(&s->ctx, a, z, x, w, b, f);
     emit(s, "act", a);
     emit(s, "z", z);
 }
@@ -150,10 +161,11 @@ static void linear(side *s)
 static void act(side *s)
 {
     const int64_t N = size(s, 300), F = size(s, 300);
-    const pc_act kind = (pc_act)draw(s, 5);
-    const pc_tensor z = NORMAL_BY(s, ROWS, 2.0, N, F), a = NORMAL(s, ROWS, N, F), da = NORMAL(s, ROWS, N, F), dz = NORMAL(s, ROWS, N, F);
-    s->ctx.ops->act_forward(&s->ctx, a, z, kind);
-    s->ctx.grad_ops->act_backward(&s->ctx, dz, da, z, kind);
+    const pc_act f = (pc_act)draw(s, 5);
+    const pc_tensor z = NORMAL_BY(s, ROWS, 2.0, N, F), a = NORMAL(s, ROWS, N, F),
+                    da = NORMAL(s, ROWS, N, F), dz = NORMAL(s, ROWS, N, F);
+    s->ctx.ops->act_forward(&s->ctx, a, z, f);
+    s->ctx.grad_ops->act_backward(&s->ctx, dz, da, z, f);
     emit(s, "a", a);
     emit(s, "dz", dz);
 }
@@ -161,7 +173,8 @@ static void act(side *s)
 static void swiglu(side *s)
 {
     const int64_t N = size(s, 300), F = size(s, 300);
-    const pc_tensor gu = NORMAL(s, ROWS, N, 2 * F), h = NORMAL(s, ROWS, N, F), dh = NORMAL(s, ROWS, N, F), d = NORMAL(s, ROWS, N, 2 * F);
+    const pc_tensor gu = NORMAL(s, ROWS, N, 2 * F), h = NORMAL(s, ROWS, N, F),
+                    dh = NORMAL(s, ROWS, N, F), d = NORMAL(s, ROWS, N, 2 * F);
     s->ctx.ops->swiglu_forward(&s->ctx, h, gu);
     s->ctx.grad_ops->swiglu_backward(&s->ctx, d, dh, gu);
     emit(s, "h", h);
@@ -170,12 +183,15 @@ static void swiglu(side *s)
 
 static void layernorm(side *s)
 {
-    const int64_t N = size(s, 3000), C = 1 + size(s, 3000);
-    const pc_tensor x = NORMAL(s, ROWS, N, C), g = NORMAL(s, WIDE, C), b = NORMAL(s, WIDE, C), y = NORMAL(s, ROWS, N, C);
-    const pc_tensor mean = NORMAL(s, WIDE, N), rstd = NORMAL(s, WIDE, N), dy = NORMAL(s, ROWS, N, C), add = NORMAL(s, ROWS, N, C);
+    const int64_t N = size(s, 3000), C = 7 + size(s, 3000);
+    const pc_tensor x = NORMAL(s, ROWS, N, C), g = NORMAL(s, WIDE, C), b = NORMAL(s, WIDE, C),
+                    y = NORMAL(s, ROWS, N, C);
+    const pc_tensor mean = NORMAL(s, WIDE, N), rstd = NORMAL(s, WIDE, N),
+                    dy = NORMAL(s, ROWS, N, C), add = NORMAL(s, ROWS, N, C);
     const pc_tensor dx = NORMAL(s, ROWS, N, C), dg = NORMAL(s, WIDE, C), db = NORMAL(s, WIDE, C);
     s->ctx.ops->layernorm_forward(&s->ctx, y, mean, rstd, x, g, b, 1e-5);
-    s->ctx.grad_ops->layernorm_backward(&s->ctx, dx, dg, db, dy, x, g, mean, rstd, draw(s, 2) ? add : PC_NONE);
+    s->ctx.grad_ops->layernorm_backward(&s->ctx, dx, dg, db, dy, x, g, mean, rstd,
+                                        draw(s, 2) ? add : PC_NONE);
     emit(s, "y", y);
     emit(s, "dx", dx);
     emit(s, "dg", dg);
@@ -185,8 +201,10 @@ static void layernorm(side *s)
 static void rmsnorm(side *s)
 {
     const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 4), C = 1 + size(s, 300);
-    const pc_tensor x = NORMAL(s, ROWS, N, H, C), g = NORMAL(s, WIDE, C), y = NORMAL(s, ROWS, N, H, C), rstd = NORMAL(s, WIDE, N, H);
-    const pc_tensor dy = NORMAL(s, ROWS, N, H, C), dx = NORMAL(s, ROWS, N, H, C), dg = NORMAL(s, WIDE, C);
+    const pc_tensor x = NORMAL(s, ROWS, N, H, C), g = NORMAL(s, WIDE, C),
+                    y = NORMAL(s, ROWS, N, H, C), rstd = NORMAL(s, WIDE, N, H);
+    const pc_tensor dy = NORMAL(s, ROWS, N, H, C), dx = NORMAL(s, ROWS, N, H, C),
+                    dg = NORMAL(s, WIDE, C);
     s->ctx.ops->rmsnorm_forward(&s->ctx, y, rstd, x, g, 1e-6);
     s->ctx.grad_ops->rmsnorm_backward(&s->ctx, dx, dg, dy, x, g, rstd, PC_NONE);
     emit(s, "y", y);
@@ -196,9 +214,12 @@ static void rmsnorm(side *s)
 
 static void rope(side *s)
 {
-    const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 4), D = 2 * (1 + (int64_t)draw(s, 40)), R = 50;
-    const pc_tensor x = NORMAL(s, ROWS, N, H, D), y = NORMAL(s, ROWS, N, H, D), cosines = NORMAL(s, WIDE, R, D / 2);
-    const pc_tensor sines = NORMAL(s, WIDE, R, D / 2), pos = index_of(s, N, R, false), dx = NORMAL(s, ROWS, N, H, D);
+    const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 4), D = 2 * (1 + (int64_t)draw(s, 40)),
+                  R = 50;
+    const pc_tensor x = NORMAL(s, ROWS, N, H, D), y = NORMAL(s, ROWS, N, H, D),
+                    cosines = NORMAL(s, WIDE, R, D / 2);
+    const pc_tensor sines = NORMAL(s, WIDE, R, D / 2), pos = index_of(s, N, R, false),
+                    dx = NORMAL(s, ROWS, N, H, D);
     s->ctx.ops->rope_forward(&s->ctx, y, x, cosines, sines, pos);
     s->ctx.grad_ops->rope_backward(&s->ctx, dx, x, cosines, sines, pos);
     emit(s, "y", y);
@@ -208,7 +229,8 @@ static void rope(side *s)
 // Causal, full, windowed or behind a shared prefix; a few sequences.
 static void attention(side *s)
 {
-    const int64_t S = 1 + (int64_t)draw(s, 3), G = 1 + (int64_t)draw(s, 2), H = G * (1 + (int64_t)draw(s, 3));
+    const int64_t S = 1 + (int64_t)draw(s, 3), G = 1 + (int64_t)draw(s, 2),
+                  H = G * (1 + (int64_t)draw(s, 3));
     static const int64_t widths[] = {3, 16, 32, 33, 64, 80, 96, 128, 200, 256};
     const int64_t D = widths[draw(s, 10)];
     const int kind_of = (int)draw(s, 4);
@@ -232,14 +254,19 @@ static void attention(side *s)
     }
     if (draw(s, 3) == 0) pc_i32(m.hi)[0] = pc_i32(m.lo)[0]; // a row that sees nothing
     // Queries, keys and values side by side in one buffer, as layers have them.
-    const pc_tensor qkv = NORMAL(s, ROWS, N, (H + 2 * G) * D), dqkv = NORMAL(s, ROWS, N, (H + 2 * G) * D);
-    const pc_tensor q = pc_as_heads(pc_cols(qkv, 0, H * D), D), k = pc_as_heads(pc_cols(qkv, H * D, (H + G) * D), D);
+    const pc_tensor qkv = NORMAL(s, ROWS, N, (H + 2 * G) * D),
+                    dqkv = NORMAL(s, ROWS, N, (H + 2 * G) * D);
+    const pc_tensor q = pc_as_heads(pc_cols(qkv, 0, H * D), D),
+                    k = pc_as_heads(pc_cols(qkv, H * D, (H + G) * D), D);
     const pc_tensor v = pc_as_heads(pc_cols(qkv, (H + G) * D, (H + 2 * G) * D), D);
-    const pc_tensor dq = pc_as_heads(pc_cols(dqkv, 0, H * D), D), dk = pc_as_heads(pc_cols(dqkv, H * D, (H + G) * D), D);
+    const pc_tensor dq = pc_as_heads(pc_cols(dqkv, 0, H * D), D),
+                    dk = pc_as_heads(pc_cols(dqkv, H * D, (H + G) * D), D);
     const pc_tensor dv = pc_as_heads(pc_cols(dqkv, (H + G) * D, (H + 2 * G) * D), D);
-    const pc_tensor o = NORMAL(s, ROWS, N, H, D), dout = NORMAL(s, ROWS, N, H, D), lse = NORMAL(s, WIDE, N, H);
+    const pc_tensor o = NORMAL(s, ROWS, N, H, D), dout = NORMAL(s, ROWS, N, H, D),
+                    lse = NORMAL(s, WIDE, N, H);
     s->ctx.ops->attention_forward(&s->ctx, o, lse, q, k, v, &m, 1.0 / sqrt((double)D));
-    s->ctx.grad_ops->attention_backward(&s->ctx, dq, dk, dv, dout, q, k, v, o, lse, &m, 1.0 / sqrt((double)D));
+    s->ctx.grad_ops->attention_backward(&s->ctx, dq, dk, dv, dout, q, k, v, o, lse, &m,
+                                        1.0 / sqrt((double)D));
     emit(s, "o", o);
     emit(s, "dqkv", dqkv);
 }
@@ -247,15 +274,18 @@ static void attention(side *s)
 static void rows(side *s)
 {
     const int64_t N = size(s, 300), R = size(s, 100), C = size(s, 300);
-    const pc_tensor table = NORMAL(s, ROWS, R, C), ids = index_of(s, N, R, true), some = index_of(s, N, R, false);
-    const pc_tensor y = NORMAL(s, ROWS, N, C), y2 = NORMAL(s, ROWS, N, C), y3 = NORMAL(s, ROWS, N, C), x = NORMAL(s, ROWS, N, C);
+    const pc_tensor table = NORMAL(s, ROWS, R, C), ids = index_of(s, N, R, true),
+                    some = index_of(s, N, R, false);
+    const pc_tensor y = NORMAL(s, ROWS, N, C), y2 = NORMAL(s, ROWS, N, C),
+                    y3 = NORMAL(s, ROWS, N, C), x = NORMAL(s, ROWS, N, C);
     s->ctx.ops->embedding_forward(&s->ctx, y, ids, table);
     s->ctx.ops->add_rows_forward(&s->ctx, y2, x, table, ids);
     s->ctx.ops->gather_forward(&s->ctx, y3, table, some);
     emit(s, "embedding", y);
     emit(s, "add_rows", y2);
     emit(s, "gather", y3);
-    const pc_tensor d1 = NORMAL(s, WIDE, R, C), d2 = NORMAL(s, WIDE, R, C), d3 = NORMAL(s, ROWS, R, C);
+    const pc_tensor d1 = NORMAL(s, WIDE, R, C), d2 = NORMAL(s, WIDE, R, C),
+                    d3 = NORMAL(s, ROWS, R, C);
     s->ctx.grad_ops->embedding_backward(&s->ctx, d1, x, ids);
     s->ctx.grad_ops->add_rows_backward(&s->ctx, d2, x, ids);
     s->ctx.grad_ops->gather_backward(&s->ctx, d3, x, some);
@@ -263,8 +293,10 @@ static void rows(side *s)
     emit(s, "dtable of add_rows", d2);
     emit(s, "dx of gather", d3);
     // Splice: no row twice.
-    const pc_tensor f = NORMAL(s, ROWS, R, C), to = NORMAL(s, ROWS, 2 * R, C), df = NORMAL(s, ROWS, R, C), index = pc_alloc1(&s->act, PC_I32, R);
-    for (int64_t i = 0; i < R; i++) pc_i32(index)[i] = draw(s, 5) == 0 ? -1 : (int32_t)(2 * i + (int64_t)draw(s, 2));
+    const pc_tensor f = NORMAL(s, ROWS, R, C), to = NORMAL(s, ROWS, 2 * R, C),
+                    df = NORMAL(s, ROWS, R, C), index = pc_alloc1(&s->act, PC_I32, R);
+    for (int64_t i = 0; i < R; i++)
+        pc_i32(index)[i] = draw(s, 5) == 0 ? -1 : (int32_t)(2 * i + (int64_t)draw(s, 2));
     s->ctx.ops->splice_forward(&s->ctx, to, f, index);
     s->ctx.grad_ops->splice_backward(&s->ctx, df, to, index);
     emit(s, "splice", to);
@@ -275,8 +307,10 @@ static void elementwise(side *s)
 {
     const int64_t N = size(s, 300), C = size(s, 300);
     pc_tensor whole;
-    const pc_tensor a = strided(s, N, C, &whole), b = NORMAL(s, ROWS, N, C), y = NORMAL(s, ROWS, N, C), y2 = NORMAL(s, ROWS, N, C);
-    const pc_tensor y3 = NORMAL(s, ROWS, N, C), y4 = NORMAL(s, ROWS, N, C), g = NORMAL(s, WIDE, N, C);
+    const pc_tensor a = strided(s, N, C, &whole), b = NORMAL(s, ROWS, N, C),
+                    y = NORMAL(s, ROWS, N, C), y2 = NORMAL(s, ROWS, N, C);
+    const pc_tensor y3 = NORMAL(s, ROWS, N, C), y4 = NORMAL(s, ROWS, N, C),
+                    g = NORMAL(s, WIDE, N, C);
     const pc_rng_key key = {.seed = 5, .stream = PC_STREAM_DROPOUT, .step = draw(s, 100)};
     s->ctx.ops->add_forward(&s->ctx, y, a, b);
     s->ctx.ops->scale_forward(&s->ctx, y2, a, -1.75);
@@ -297,25 +331,36 @@ static void elementwise(side *s)
 static void image(side *s)
 {
     const bool last = draw(s, 2);
-    pc_conv v = {.B = 1 + (int64_t)draw(s, 3), .C = 1 + (int64_t)draw(s, 9), .H = 6 + (int64_t)draw(s, 20), .W = 6 + (int64_t)draw(s, 20),
-                 .kernel = 1 + (int64_t)draw(s, 4), .step = 1 + (int64_t)draw(s, 3), .pad = (int64_t)draw(s, 2), .channels_last = last};
+    pc_conv v = {.B = 1 + (int64_t)draw(s, 3),
+                 .C = 1 + (int64_t)draw(s, 9),
+                 .H = 6 + (int64_t)draw(s, 20),
+                 .W = 6 + (int64_t)draw(s, 20),
+                 .kernel = 1 + (int64_t)draw(s, 4),
+                 .step = 1 + (int64_t)draw(s, 3),
+                 .pad = (int64_t)draw(s, 2),
+                 .channels_last = last};
     v.out_h = (v.H + 2 * v.pad - v.kernel) / v.step + 1;
     v.out_w = (v.W + 2 * v.pad - v.kernel) / v.step + 1;
     const int64_t N = v.B * v.out_h * v.out_w, K = v.C * v.kernel * v.kernel;
-    const pc_tensor x = last ? NORMAL(s, ROWS, v.B * v.H * v.W, v.C) : NORMAL(s, ROWS, v.B, v.C, v.H, v.W);
-    const pc_tensor dx = last ? NORMAL(s, ROWS, v.B * v.H * v.W, v.C) : NORMAL(s, ROWS, v.B, v.C, v.H, v.W);
+    const pc_tensor x =
+        last ? NORMAL(s, ROWS, v.B * v.H * v.W, v.C) : NORMAL(s, ROWS, v.B, v.C, v.H, v.W);
+    const pc_tensor dx =
+        last ? NORMAL(s, ROWS, v.B * v.H * v.W, v.C) : NORMAL(s, ROWS, v.B, v.C, v.H, v.W);
     const pc_tensor cols = NORMAL(s, ROWS, N, K), dcols = NORMAL(s, ROWS, N, K);
     s->ctx.ops->im2col_forward(&s->ctx, cols, x, &v);
     s->ctx.grad_ops->im2col_backward(&s->ctx, dx, dcols, &v);
     emit(s, "im2col", cols);
     emit(s, "dx of im2col", dx);
-    const int64_t h1 = 1 + (int64_t)draw(s, 9), w1 = 1 + (int64_t)draw(s, 9), h2 = 1 + (int64_t)draw(s, 9), w2 = 1 + (int64_t)draw(s, 9), C = size(s, 70);
-    const pc_tensor t = NORMAL(s, ROWS, h1 * w1, C), y = NORMAL(s, ROWS, h2 * w2, C), dt = NORMAL(s, WIDE, h1 * w1, C), dy = NORMAL(s, ROWS, h2 * w2, C);
+    const int64_t h1 = 1 + (int64_t)draw(s, 9), w1 = 1 + (int64_t)draw(s, 9),
+                  h2 = 1 + (int64_t)draw(s, 9), w2 = 1 + (int64_t)draw(s, 9), C = size(s, 70);
+    const pc_tensor t = NORMAL(s, ROWS, h1 * w1, C), y = NORMAL(s, ROWS, h2 * w2, C),
+                    dt = NORMAL(s, WIDE, h1 * w1, C), dy = NORMAL(s, ROWS, h2 * w2, C);
     s->ctx.ops->resize_grid_forward(&s->ctx, y, t, h2, w2, h1, w1);
     s->ctx.grad_ops->resize_grid_backward(&s->ctx, dt, dy, h2, w2, h1, w1);
     emit(s, "resize_grid", y);
     emit(s, "dx of resize_grid", dt);
-    const pc_tensor m = NORMAL(s, ROWS, 2 * h1 * w1, C), my = NORMAL(s, ROWS, 2 * h2 * w2, C), dm = NORMAL(s, ROWS, 2 * h1 * w1, C), dmy = NORMAL(s, ROWS, 2 * h2 * w2, C);
+    const pc_tensor m = NORMAL(s, ROWS, 2 * h1 * w1, C), my = NORMAL(s, ROWS, 2 * h2 * w2, C),
+                    dm = NORMAL(s, ROWS, 2 * h1 * w1, C), dmy = NORMAL(s, ROWS, 2 * h2 * w2, C);
     s->ctx.ops->resize_map_forward(&s->ctx, my, m, h2, w2, h1, w1);
     s->ctx.grad_ops->resize_map_backward(&s->ctx, dm, dmy, h2, w2, h1, w1);
     emit(s, "resize_map", my);
@@ -324,21 +369,28 @@ static void image(side *s)
 
 static void losses(side *s)
 {
-    const int64_t N = size(s, 300), C = 8 + size(s, 100), V = 2 + size(s, 2000), B = 1 + size(s, 300), E = 8 + size(s, 100);
-    const pc_tensor x = NORMAL(s, ROWS, N, C), w = NORMAL_BY(s, ROWS, 0.3, V, C), labels = index_of(s, N, V, true), coef = NORMAL(s, WIDE, N);
-    const pc_tensor nll = NORMAL(s, WIDE, N), dx = NORMAL(s, ROWS, N, C), dw = NORMAL(s, WIDE, V, C), nll2 = NORMAL(s, WIDE, N);
+    const int64_t N = size(s, 300), C = 8 + size(s, 100), V = 2 + size(s, 2000),
+                  B = 1 + size(s, 300), E = 8 + size(s, 100);
+    const pc_tensor x = NORMAL(s, ROWS, N, C), w = NORMAL_BY(s, ROWS, 0.3, V, C),
+                    labels = index_of(s, N, V, true), coef = NORMAL(s, WIDE, N);
+    const pc_tensor nll = NORMAL(s, WIDE, N), dx = NORMAL(s, ROWS, N, C),
+                    dw = NORMAL(s, WIDE, V, C), nll2 = NORMAL(s, WIDE, N);
     s->ctx.ops->linear_xent_forward(&s->ctx, nll, x, w, labels);
     s->ctx.grad_ops->linear_xent_backward(&s->ctx, dx, dw, nll2, x, w, labels, coef);
     emit(s, "nll", nll);
     emit(s, "nll again", nll2);
     emit(s, "dx of nll", dx);
     emit(s, "dw of nll", dw);
-    const pc_tensor a = NORMAL(s, ROWS, B, E), b = NORMAL(s, ROWS, B, E), u = NORMAL(s, ROWS, B, E), v = NORMAL(s, ROWS, B, E);
-    const pc_tensor ia = NORMAL(s, WIDE, B), ib = NORMAL(s, WIDE, B), t = NORMAL(s, WIDE, 1), bias = NORMAL(s, WIDE, 1);
+    const pc_tensor a = NORMAL(s, ROWS, B, E), b = NORMAL(s, ROWS, B, E), u = NORMAL(s, ROWS, B, E),
+                    v = NORMAL(s, ROWS, B, E);
+    const pc_tensor ia = NORMAL(s, WIDE, B), ib = NORMAL(s, WIDE, B), t = NORMAL(s, WIDE, 1),
+                    bias = NORMAL(s, WIDE, 1);
     s->ctx.ops->l2norm_forward(&s->ctx, u, ia, a);
     s->ctx.ops->l2norm_forward(&s->ctx, v, ib, b);
-    const pc_tensor loss = pc_alloc1(&s->act, PC_F64, 1), row = NORMAL(s, WIDE, B), column = NORMAL(s, WIDE, B);
-    const pc_tensor du = NORMAL(s, ROWS, B, E), dv = NORMAL(s, ROWS, B, E), dt = NORMAL(s, WIDE, 1), db = NORMAL(s, WIDE, 1), da = NORMAL(s, ROWS, B, E);
+    const pc_tensor loss = pc_alloc1(&s->act, PC_F64, 1), row = NORMAL(s, WIDE, B),
+                    column = NORMAL(s, WIDE, B);
+    const pc_tensor du = NORMAL(s, ROWS, B, E), dv = NORMAL(s, ROWS, B, E), dt = NORMAL(s, WIDE, 1),
+                    db = NORMAL(s, WIDE, 1), da = NORMAL(s, ROWS, B, E);
     const bool sigmoid = draw(s, 2);
     if (sigmoid) {
         s->ctx.ops->sigmoid_loss_forward(&s->ctx, loss, u, v, t, bias);
@@ -359,11 +411,19 @@ static void losses(side *s)
 static void optimiser(side *s)
 {
     const int64_t n = size(s, 300) * size(s, 300);
-    const pc_tensor w = NORMAL(s, WIDE, n), m = NORMAL(s, WIDE, n), g = NORMAL(s, WIDE, n), v = NORMAL(s, WIDE, n), out = pc_alloc1(&s->act, PC_F64, 1);
+    const pc_tensor w = NORMAL(s, WIDE, n), m = NORMAL(s, WIDE, n), g = NORMAL(s, WIDE, n),
+                    v = NORMAL(s, WIDE, n), out = pc_alloc1(&s->act, PC_F64, 1);
     s->ctx.ops->scale_forward(&s->ctx, v, v, 0.0);
     s->ctx.grad_ops->accumulate(&s->ctx, v, g);
     s->ctx.ops->act_forward(&s->ctx, v, v, PC_ACT_RELU); // second moments are not negative
-    const pc_adamw hyper = {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .correct1 = 0.19, .correct2 = 0.0975, .grad_scale = 0.5};
+    const pc_adamw hyper = {.lr = 1e-2,
+                            .beta1 = 0.9,
+                            .beta2 = 0.95,
+                            .eps = 1e-8,
+                            .weight_decay = 0.1,
+                            .correct1 = 0.19,
+                            .correct2 = 0.0975,
+                            .grad_scale = 0.5};
     *(double *)out.data = 1.0;
     s->ctx.grad_ops->square_sum(&s->ctx, out, g);
     s->ctx.grad_ops->adamw(&s->ctx, w, m, v, g, &hyper);
@@ -389,7 +449,8 @@ static double value(const side *s, pc_tensor x, const void *host, int64_t i)
 static double error_of(side *gpu, side *cpu, int i)
 {
     const pc_tensor a = gpu->out[i], b = cpu->out[i];
-    const int64_t n = a.rank == 2 ? a.dim[0] * a.stride : pc_numel(a); // whole rows of what is dense here
+    const int64_t n =
+        a.rank == 2 ? a.dim[0] * a.stride : pc_numel(a); // whole rows of what is dense here
     unsigned char *host = malloc((size_t)n * 8 + 8);
     if (!host) abort();
     gpu->act.memory->copy(host, a.data, (size_t)pc_numel(a) * pc_dtype_size(a.dtype));
@@ -408,14 +469,18 @@ static double error_of(side *gpu, side *cpu, int i)
 static void open_side(side *s, bool gpu, bool half)
 {
     *s = (side){.gpu = gpu, .half = half};
-    if (pc_arena_open_in(&s->act, "test", gpu ? pc_cuda_memory() : NULL, ROOM * (gpu ? 1 : 4), gpu ? ROOM / 4 : 0) ||
-        pc_arena_open_in(&s->scratch, "scratch", gpu ? pc_cuda_memory() : NULL, ROOM, gpu ? ROOM / 4 : 0)) {
+    if (pc_arena_open_in(&s->act, "test", gpu ? pc_cuda_memory() : NULL, ROOM * (gpu ? 1 : 4),
+                         gpu ? ROOM / 4 : 0) ||
+        pc_arena_open_in(&s->scratch, "scratch", gpu ? pc_cuda_memory() : NULL, ROOM,
+                         gpu ? ROOM / 4 : 0)) {
         fprintf(stderr, "%s\n", pc_error_text());
         exit(1);
     }
     s->ctx = (pc_ctx){.ops = gpu ? pc_cuda_ops() : pc_cpu_ops(PC_ISA_REF, PC_F64),
                       .grad_ops = gpu ? pc_cuda_grad_ops() : pc_cpu_grad_ops(PC_ISA_REF, PC_F64),
-                      .real = !gpu ? PC_F64 : half ? PC_BF16 : PC_F32};
+                      .real = !gpu   ? PC_F64
+                              : half ? PC_BF16
+                                     : PC_F32};
 }
 
 static void run_side(side *s, void (*f)(side *), uint64_t seed)
@@ -437,9 +502,12 @@ int main(int argc, char **argv)
         void (*run)(side *);
         double half; // 0: f32 alone
     } cases[] = {
-        {"linear", linear, 1e-2},       {"act", act, 1e-2},         {"swiglu", swiglu, 1e-2}, {"layernorm", layernorm, 1e-2},
-        {"rmsnorm", rmsnorm, 1e-2},     {"rope", rope, 1e-2},       {"attention", attention, 1e-2}, {"rows", rows, 1e-2},
-        {"elementwise", elementwise, 1e-2}, {"image", image, 1e-2}, {"losses", losses, 1e-2}, {"optimiser", optimiser, 0.0},
+        {"linear", linear, 1e-2},           {"act", act, 1e-2},
+        {"swiglu", swiglu, 1e-2},           {"layernorm", layernorm, 1e-2},
+        {"rmsnorm", rmsnorm, 1e-2},         {"rope", rope, 1e-2},
+        {"attention", attention, 1e-2},     {"rows", rows, 1e-2},
+        {"elementwise", elementwise, 1e-2}, {"image", image, 1e-2},
+        {"losses", losses, 1e-2},           {"optimiser", optimiser, 0.0},
     };
     const int repeats = argc > 1 ? atoi(argv[1]) : 20;
     pc_cuda_info info;
@@ -470,12 +538,14 @@ int main(int argc, char **argv)
                         where = gpu.names[i];
                     }
                     if (!(e <= limit)) {
-                        if (bad++ < 5) printf("FAILED %s, seed %d: %s is off by %.1e\n", cases[c].name, SEED + r, gpu.names[i], e);
+                        if (bad++ < 5)
+                            printf("FAILED %s, seed %d: %s is off by %.1e\n", cases[c].name,
+                                   SEED + r, gpu.names[i], e);
                     }
                 }
             }
-            printf("%s %-12s %s  worst %.1e of %.0e (%s), %d cases\n", bad ? "FAILED" : "ok    ", cases[c].name, half ? "bf16" : "f32 ",
-                   worst, limit, where, repeats);
+            printf("%s %-12s %s  worst %.1e of %.0e (%s), %d cases\n", bad ? "FAILED" : "ok    ",
+                   cases[c].name, half ? "bf16" : "f32 ", worst, limit, where, repeats);
             failures += bad;
         }
         pc_arena_close(&gpu.act);

@@ -41,6 +41,11 @@ template <class T> __global__ void put_rows(T *x, int64_t xs, const T *from, con
     for (int64_t c = threadIdx.x; c < C; c += blockDim.x) x[n * xs + c] = from[i * C + c];
 }
 
+static size_t rounded_up(size_t bytes)
+{
+    return (bytes + 255) / 256 * 256;
+}
+
 static void run(pc_ctx *ctx, bool backward, pc_tensor dx, pc_tensor dw, pc_tensor nll, pc_tensor x, pc_tensor w, pc_tensor labels,
                 pc_tensor coef)
 {
@@ -56,11 +61,12 @@ static void run(pc_ctx *ctx, bool backward, pc_tensor dx, pc_tensor dw, pc_tenso
     const size_t size = pc_dtype_size(x.dtype);
     int64_t R = CHUNK_BYTES / (V * (int64_t)sizeof(float));
     R = R < 16 ? 16 : R > M ? M : R;
-    const size_t logits = (size_t)(R * V) * sizeof(float), picked = ((size_t)(R * C) * size + 255) / 256 * 256;
-    unsigned char *space = (unsigned char *)pc_cuda_workspace(logits * (size == 2 && backward ? 2 : 1) + 2 * picked + 256);
+    // Logits; their gradient behind them, or in their place when it is as wide; rows picked, and their gradient.
+    const size_t logits = rounded_up((size_t)(R * V) * sizeof(float)), picked = rounded_up((size_t)(R * C) * size);
+    const size_t narrow = size == 2 && backward ? rounded_up((size_t)(R * V) * size) : 0;
+    unsigned char *space = (unsigned char *)pc_cuda_workspace(logits + narrow + 2 * picked);
     float *z = (float *)space;
-    unsigned char *dz = size == 2 ? space + (logits + 255) / 256 * 256 : space;
-    unsigned char *xs = space + (logits * (size == 2 && backward ? 2 : 1) + 255) / 256 * 256 - 0, *dxs = xs + picked;
+    unsigned char *dz = narrow ? space + logits : space, *xs = space + logits + narrow, *dxs = xs + picked;
     const int threads = V >= 4096 ? 1024 : 256;
     for (int64_t first = 0; first < M; first += R) {
         const int64_t m = M - first < R ? M - first : R;
