@@ -5,17 +5,26 @@
 
 #include <math.h>
 
+#include "model/layers/place.h"
+
+// What the host writes or reads itself, a number a row.
+static pc_tensor shared_row(pc_ctx *ctx, int64_t n)
+{
+    return pc_view1(pc_alloc_shared(ctx->act, PC_F32, n, 1).data, PC_F32, n);
+}
+
 double instruction_micro(pc_ctx *ctx, pc_vlm *l, const pc_vlm_batch *b, double coef)
 {
     const size_t act = pc_arena_mark(ctx->act), scratch = pc_arena_mark(ctx->scratch);
     pc_vlm_kept kept = {0};
-    pc_tensor nll = pc_alloc1(ctx->act, PC_F32, b->N), c = pc_alloc1(ctx->act, PC_F32, b->N);
+    const pc_tensor nll = shared_row(ctx, b->N), c = shared_row(ctx, b->N);
     double sum = 0.0;
     if (!ctx->act->dry)
         for (int64_t n = 0; n < b->N; n++) ((float *)c.data)[n] = (float)coef;
 
     pc_vlm_forward(ctx, &kept, l, b, NULL);
     pc_vlm_loss_backward(ctx, nll, l, &kept, b, c);
+    pc_wait(ctx);
     if (!ctx->act->dry)
         for (int64_t n = 0; n < b->N; n++) sum += (double)((const float *)nll.data)[n];
 
@@ -67,9 +76,10 @@ static void score_rows(pc_ctx *ctx, const pc_vlm *l, pc_tensor normed, const int
     const size_t mark = pc_arena_mark(ctx->act);
     const int64_t M = index.dim[0], V = l->decoder.config.V;
     pc_tensor rows = pc_alloc2(ctx->act, ctx->real, M, normed.dim[1]);
-    pc_tensor logits = pc_alloc2(ctx->act, ctx->real, M, V);
+    pc_tensor logits = pc_alloc_shared(ctx->act, PC_F32, M, V);
     ctx->ops->gather_forward(ctx, rows, normed, index);
     pc_decoder_logits(ctx, logits, &l->decoder, rows);
+    pc_wait(ctx);
     if (hit) // NULL on dry runs
         for (int64_t m = 0; m < M; m++) {
             const int32_t n = pc_i32(index)[m];
@@ -83,13 +93,14 @@ double instruction_score(pc_ctx *ctx, const pc_vlm *l, const pc_vlm_batch *b, ui
     const size_t act = pc_arena_mark(ctx->act), scratch = pc_arena_mark(ctx->scratch);
     const bool dry = ctx->act->dry;
     pc_vlm_kept kept = {0};
-    pc_tensor nll = pc_alloc1(ctx->act, PC_F32, b->N);
+    pc_tensor nll = shared_row(ctx, b->N);
     pc_tensor index = pc_alloc1(ctx->act, PC_I32, SCORE_ROWS);
     const int32_t *labels = b->labels.data;
     double sum = 0.0;
 
     kept.normed = pc_vlm_forward(ctx, &kept, l, b, NULL);
     pc_vlm_loss_forward(ctx, nll, l, &kept, b);
+    pc_wait(ctx);
     if (!dry)
         for (int64_t n = 0; n < b->N; n++) sum += (double)((const float *)nll.data)[n];
 

@@ -11,7 +11,9 @@
 #include "checkpoints/given.h"
 #include "infer/infer.h"
 #include "model/core/cli.h"
+#include "model/layers/place.h"
 #include "model/layers/taps.h"
+#include "model/networks/placement.h"
 #include "model/networks/runner.h"
 
 #include <math.h>
@@ -34,6 +36,7 @@ typedef struct job {
 
 static void copy_out(pc_ctx *ctx, float *out, pc_tensor x)
 {
+    x = pc_fetch(ctx, x);
     if (ctx->act->dry) return;
     for (int64_t n = 0; n < x.dim[0]; n++)
         memcpy(out + n * pc_row_len(x), pc_f32(x, n), (size_t)pc_row_len(x) * sizeof *out);
@@ -43,12 +46,14 @@ static void copy_out(pc_ctx *ctx, float *out, pc_tensor x)
 static void similarities(pc_ctx *ctx, job *j, const pc_clip *l, pc_tensor u, pc_tensor v)
 {
     const int64_t I = u.dim[0], T = v.dim[0];
-    const pc_tensor S = pc_alloc2(ctx->act, PC_F32, I, T);
+    const pc_tensor S = pc_alloc_shared(ctx->act, PC_F32, I, T);
 
     ctx->ops->linear_forward(ctx, S, u, v, PC_NONE, PC_NONE);
+    const pc_tensor by = pc_fetch(ctx, l->logit_scale.w), add = pc_fetch(ctx, l->logit_bias.w);
     if (ctx->act->dry) return;
-    const float scale = expf(*pc_f32(l->logit_scale.w, 0));
-    const float bias = pc_present(l->logit_bias.w) ? *pc_f32(l->logit_bias.w, 0) : 0.0F;
+    pc_wait(ctx);
+    const float scale = expf(*pc_f32(by, 0));
+    const float bias = pc_present(add) ? *pc_f32(add, 0) : 0.0F;
     for (int64_t i = 0; i < I; i++)
         for (int64_t t = 0; t < T; t++) {
             const float s = *(pc_f32(S, i) + t) * scale + bias;
@@ -123,8 +128,9 @@ static void vlm_pass(pc_ctx *ctx, void *arg)
         pc_arena_release(ctx->act, mark);
     }
     if (!j->has_loss) return;
-    const pc_tensor nll = pc_alloc1(ctx->act, PC_F32, N);
+    const pc_tensor nll = pc_alloc_shared(ctx->act, PC_F32, N, 1);
     pc_vlm_loss_forward(ctx, nll, l, &kept, b);
+    pc_wait(ctx);
     if (ctx->act->dry) return;
     double sum = 0.0;
     for (int64_t n = 0; n < N; n++) sum += (double)((const float *)nll.data)[n];
@@ -239,17 +245,20 @@ static pc_status run(const char *model_path, const char *mmproj, const char *ada
     pc_safetensors *file = NULL;
     pc_runner runner = {0};
     pc_taps taps = {0};
+    pc_placement placement = {0};
     job j = {.model = &bundle.model};
     pc_status st;
 
-    if ((st = pc_bundle_open_mapped(&bundle, model_path, mmproj)) ||
+    if ((st = pc_runner_open(&runner, (int)threads, NULL)) ||
+        (st = runner.backend.memory ? pc_bundle_open(&bundle, model_path)
+                                    : pc_bundle_open_mapped(&bundle, model_path, mmproj)) ||
         (st = pc_bundle_adapt(&bundle, adapter)) || (st = pc_safetensors_open(&file, inputs)))
         goto done;
     if ((st = pc_given_open(&j.given, file, &bundle.model.config, "", -1)) || (st = prepare(&j))) {
         st = pc_context(st, "inputs '%s'", inputs);
         goto done;
     }
-    if ((st = pc_runner_open(&runner, (int)threads, NULL))) goto done;
+    if ((st = pc_placement_open(&placement, &bundle.model, runner.backend.memory))) goto done;
     if (taps_wanted) runner.ctx.taps = &taps;
     if ((st = pc_runner_run(&runner, j.logits ? vlm_pass : clip_pass, &j)) ||
         (st = write_out(&j, &taps, out)))
@@ -258,6 +267,7 @@ static pc_status run(const char *model_path, const char *mmproj, const char *ada
 done:
     pc_taps_close(&taps);
     job_close(&j);
+    pc_placement_close(&placement);
     pc_runner_close(&runner);
     pc_safetensors_close(file);
     pc_bundle_close(&bundle);

@@ -28,11 +28,12 @@ pc_status pc_arena_open_in(pc_arena *a, const char *name, const pc_memory *memor
 {
     if (!memory) return pc_arena_open(a, name, size);
     *a = (pc_arena){.name = name, .memory = memory};
-    const size_t bytes = size ? size : PC_ALIGN, beside = shared ? shared : PC_ALIGN;
+    const size_t bytes = size + PC_ALIGN, beside = shared + PC_ALIGN;
     a->base = memory->get(bytes);
     a->shared = a->base ? memory->get_shared(beside) : NULL;
     a->size = bytes;
     a->shared_size = beside;
+    a->used = PC_ALIGN;
     if (a->shared) return PC_OK;
     const bool device = !a->base;
     pc_arena_close(a);
@@ -50,9 +51,16 @@ void pc_arena_open_dry(pc_arena *a, const char *name)
                     .name = name};
 }
 
+void pc_arena_open_dry_in(pc_arena *a, const char *name, const pc_memory *memory)
+{
+    pc_arena_open_dry(a, name);
+    a->memory = memory;
+    if (memory) a->used = PC_ALIGN;
+}
+
 void pc_arena_close(pc_arena *a)
 {
-    if (a->memory) {
+    if (a->memory && !a->dry) {
         if (a->base) a->memory->put(a->base);
         if (a->shared) a->memory->put_shared(a->shared);
     } else if (a->base && !a->dry) {
@@ -65,7 +73,8 @@ void pc_arena_release(pc_arena *a, size_t mark)
 {
     a->used = mark;
     if (mark > 0) return;
-    if (a->memory) a->memory->wait();
+    if (a->memory && !a->dry) a->memory->wait();
+    if (a->memory) a->used = PC_ALIGN;
     a->shared_used = 0;
 }
 
@@ -90,13 +99,18 @@ static void *own_bytes(pc_arena *a, size_t bytes)
 static void *shared_bytes(pc_arena *a, size_t bytes)
 {
     if (a->dry) take(a->base, SIZE_MAX / 4, &a->shared_used, &a->shared_peak, bytes, a->name);
-    if (!a->memory) return own_bytes(a, bytes);
+    if (!a->memory || a->dry) return own_bytes(a, bytes);
     return take(a->shared, a->shared_size, &a->shared_used, &a->shared_peak, bytes, a->name);
 }
 
 void *pc_arena_bytes(pc_arena *a, size_t bytes)
 {
     return shared_bytes(a, bytes);
+}
+
+void *pc_arena_numbers(pc_arena *a, size_t bytes)
+{
+    return own_bytes(a, bytes);
 }
 
 static size_t bytes_of(const pc_arena *a, pc_dtype t, int64_t count)

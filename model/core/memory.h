@@ -46,9 +46,12 @@ pc_status pc_arena_open(pc_arena *a, const char *name, size_t size);
 pc_status pc_arena_open_in(pc_arena *a, const char *name, const pc_memory *memory, size_t size,
                            size_t shared);
 void pc_arena_open_dry(pc_arena *a, const char *name);
+// The same for passes on a device: what is placed there is counted.
+void pc_arena_open_dry_in(pc_arena *a, const char *name, const pc_memory *memory);
 void pc_arena_close(pc_arena *a); // a zeroed arena is fine
 
-void *pc_arena_bytes(pc_arena *a, size_t bytes); // aligned to PC_ALIGN, not cleared; the host's
+void *pc_arena_bytes(pc_arena *a, size_t bytes);   // aligned to PC_ALIGN, not cleared; the host's
+void *pc_arena_numbers(pc_arena *a, size_t bytes); // likewise; the device's
 // A tensor that device and host both read and write, of any type: losses, logits to be sampled.
 pc_tensor pc_alloc_shared(pc_arena *a, pc_dtype t, int64_t d0, int64_t d1);
 pc_tensor pc_alloc1(pc_arena *a, pc_dtype t, int64_t d0);
@@ -60,7 +63,8 @@ static inline size_t pc_arena_mark(const pc_arena *a)
 {
     return a->used;
 }
-// Everything from the mark on. At 0, the whole, a device is waited for.
+// Everything from the mark on. At 0, the whole, a device is waited for; its arenas begin above 0, so that a mark is
+// never that.
 void pc_arena_release(pc_arena *a, size_t mark);
 
 #endif

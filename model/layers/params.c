@@ -185,7 +185,7 @@ static pc_tensor bind(const pc_param *q, pc_arena *a, pc_dtype t)
     pc_tensor x = {.dtype = t, .rank = q->rank};
     for (int i = 0; i < q->rank; i++) x.dim[i] = q->dim[i];
     x.stride = pc_row_len(x);
-    x.data = pc_arena_bytes(a, aligned_bytes(q, t));
+    x.data = pc_arena_numbers(a, aligned_bytes(q, t));
     return x;
 }
 
@@ -222,7 +222,7 @@ void pc_params_bind_moments(pc_params *p, pc_arena *a)
         if (!q->trainable) continue;
         q->m = bind(q, a, PC_F32);
         q->v = bind(q, a, PC_F32);
-        if (a->dry) continue;
+        if (a->dry || a->memory) continue; // a device's are cleared by its own hand
         memset(q->m.data, 0, aligned_bytes(q, PC_F32));
         memset(q->v.data, 0, aligned_bytes(q, PC_F32));
     }

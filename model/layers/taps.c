@@ -3,6 +3,8 @@
  */
 #include "model/layers/taps.h"
 
+#include "model/layers/place.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,9 +53,16 @@ void pc_tap_add(pc_ctx *ctx, pc_tensor x, const char *fmt, ...)
         t->status = pc_fail(PC_ERR_MEMORY, "activation %d, '%s...'", t->count + 1, t->prefix);
         return;
     }
-    for (int64_t n = 0; n < x.dim[0]; n++)
-        memcpy((char *)copy.data + (size_t)n * row,
-               (const char *)x.data + n * x.stride * (int64_t)unit, row);
+    const pc_memory *memory = ctx->act->memory;
+    for (int64_t n = 0; n < x.dim[0]; n++) {
+        char *to = (char *)copy.data + (size_t)n * row;
+        const char *from = (const char *)x.data + n * x.stride * (int64_t)unit;
+        if (memory)
+            memory->copy(to, from, row);
+        else
+            memcpy(to, from, row);
+    }
+    pc_wait(ctx);
 
     pc_tap *tap = &t->list[t->count++];
     tap->value = copy;

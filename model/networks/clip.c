@@ -3,6 +3,7 @@
  */
 #include "model/networks/clip.h"
 
+#include "model/layers/place.h"
 #include "model/layers/taps.h"
 
 void pc_clip_params(pc_params *p, pc_clip *l, const pc_clip_config *c)
@@ -46,7 +47,8 @@ static pc_tensor normalise(pc_ctx *ctx, pc_tensor *inv, pc_tensor x)
 pc_tensor pc_clip_image_forward(pc_ctx *ctx, pc_clip_kept *kept, const pc_clip *l, pc_tensor pixels)
 {
     const pc_vision *v = &l->vision;
-    const pc_tensor hidden = pc_vision_forward(ctx, &kept->vision, v, pixels, v->config.L, false);
+    const pc_tensor hidden =
+        pc_vision_forward(ctx, &kept->vision, v, pc_place(ctx, pixels), v->config.L, false);
     kept->u =
         normalise(ctx, &kept->image_inv, pc_vision_head_forward(ctx, &kept->vision, v, hidden));
     return kept->u;
@@ -103,6 +105,7 @@ static contrast loss_forward(pc_ctx *ctx, const pc_clip *l, pc_tensor u, pc_tens
 
 static double value(const pc_ctx *ctx, pc_tensor loss)
 {
+    pc_wait(ctx);
     return ctx->scratch->dry ? 0.0 : *(const double *)loss.data;
 }
 

@@ -10,16 +10,18 @@ pc_status pc_runner_open(pc_runner *r, int threads, const pc_runner_grad *grad)
     pc_status st;
 
     memset(r, 0, sizeof *r);
-    if ((st = pc_isa_choose(&r->isa)) || (st = pc_pool_open(&r->pool, threads))) return st;
+    if ((st = pc_backend_choose(&r->backend, NULL)) || (st = pc_pool_open(&r->pool, threads)))
+        return st;
     r->ctx = (pc_ctx){
-        .ops = pc_cpu_ops(r->isa, PC_F32),
+        .ops = pc_backend_ops(&r->backend),
         .real = PC_F32,
         .pool = r->pool,
         .act = &r->act,
         .scratch = &r->scratch,
     };
     if (grad) {
-        r->ctx.grad_ops = grad->real(r->isa, PC_F32);
+        const bool device = r->backend.memory != NULL;
+        r->ctx.grad_ops = device ? grad->device() : grad->real(r->backend.isa, PC_F32);
         r->dry_grad_ops = grad->dry();
     }
     return PC_OK;
@@ -33,11 +35,12 @@ void pc_runner_close(pc_runner *r)
     memset(r, 0, sizeof *r);
 }
 
-static pc_status grow(pc_arena *a, const char *name, size_t need)
+static pc_status grow(pc_arena *a, const pc_arena *dry)
 {
-    if (a->base && a->size >= need) return PC_OK;
+    const size_t need = dry->peak, shared = dry->memory ? dry->shared_peak : 0;
+    if (a->base && a->size >= need && a->shared_size >= shared) return PC_OK;
     pc_arena_close(a);
-    return pc_arena_open(a, name, need + need / 8);
+    return pc_arena_open_in(a, dry->name, dry->memory, need + need / 8, shared + shared / 8);
 }
 
 pc_status pc_runner_fit(pc_runner *r, pc_pass *pass, void *arg, double *flops)
@@ -46,8 +49,8 @@ pc_status pc_runner_fit(pc_runner *r, pc_pass *pass, void *arg, double *flops)
     pc_ctx dry = r->ctx;
     pc_status st;
 
-    pc_arena_open_dry(&act, "activations");
-    pc_arena_open_dry(&scratch, "scratch");
+    pc_arena_open_dry_in(&act, "activations", r->backend.memory);
+    pc_arena_open_dry_in(&scratch, "scratch", r->backend.memory);
     dry.ops = pc_dry_ops();
     dry.grad_ops = r->dry_grad_ops;
     dry.act = &act;
@@ -55,9 +58,7 @@ pc_status pc_runner_fit(pc_runner *r, pc_pass *pass, void *arg, double *flops)
     dry.flops = 0.0;
     pass(&dry, arg);
     if (flops) *flops = dry.flops;
-    if ((st = grow(&r->act, "activations", act.peak)) ||
-        (st = grow(&r->scratch, "scratch", scratch.peak)))
-        return st;
+    if ((st = grow(&r->act, &act)) || (st = grow(&r->scratch, &scratch))) return st;
     return PC_OK;
 }
 

@@ -8,13 +8,13 @@
 #ifndef PC_NETWORKS_RUNNER_H
 #define PC_NETWORKS_RUNNER_H
 
-#include "model/ops/ops.h"
+#include "model/ops/backend.h"
 
 typedef struct pc_runner {
     pc_pool *pool;
     pc_arena act, scratch; // grow between passes, never inside one
     pc_ctx ctx;            // real
-    pc_isa isa;
+    pc_backend backend;
     const pc_grad_ops *dry_grad_ops;
 } pc_runner;
 
@@ -22,11 +22,13 @@ typedef struct pc_runner {
 typedef struct pc_runner_grad {
     const pc_grad_ops *(*real)(pc_isa isa, pc_dtype t);
     const pc_grad_ops *(*dry)(void);
+    const pc_grad_ops *(*device)(void); // pc_backend_device_grad_ops, or NULL
 } pc_runner_grad;
 
 typedef void pc_pass(pc_ctx *ctx, void *arg);
 
-// `threads` <= 0: as many as there are processors. f32 on the best kernels (or PERCEPT_ISA's).
+// `threads` <= 0: as many as there are processors. f32 on the best kernels (or PERCEPT_ISA's), or on
+// the device that PERCEPT_DEVICE names: then the model is placed there first (placement.h).
 pc_status pc_runner_open(pc_runner *r, int threads, const pc_runner_grad *grad);
 void pc_runner_close(pc_runner *r); // a zeroed runner is fine
 

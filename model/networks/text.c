@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "model/layers/mask.h"
+#include "model/layers/place.h"
 #include "model/layers/taps.h"
 
 void pc_text_params(pc_params *p, pc_text *l, const pc_text_config *c)
@@ -106,9 +107,19 @@ void pc_text_batch_build(pc_text_batch *out, pc_arena *a, const pc_text_config *
     }
 }
 
-pc_tensor pc_text_forward(pc_ctx *ctx, pc_text_kept *kept, const pc_text *l, const pc_text_batch *b)
+static pc_text_batch placed(pc_ctx *ctx, const pc_text_batch *b)
+{
+    return (pc_text_batch){.ids = pc_place(ctx, b->ids),
+                           .pos = pc_place(ctx, b->pos),
+                           .pooled = pc_place(ctx, b->pooled),
+                           .mask = pc_place_mask(ctx, &b->mask)};
+}
+
+pc_tensor pc_text_forward(pc_ctx *ctx, pc_text_kept *kept, const pc_text *l,
+                          const pc_text_batch *given)
 {
     const pc_text_config *c = &l->config;
+    const pc_text_batch here = placed(ctx, given), *const b = &here;
     const int64_t N = b->ids.dim[0], B = b->pooled.dim[0];
     *kept = (pc_text_kept){.seq = {.mask = b->mask}};
     const size_t tap = pc_tap_push(ctx, "text");
@@ -148,9 +159,10 @@ bool pc_text_trains(const pc_text *l)
            pc_linear_trains(&l->proj);
 }
 
-void pc_text_backward(pc_ctx *ctx, pc_text *l, const pc_text_kept *kept, const pc_text_batch *b,
+void pc_text_backward(pc_ctx *ctx, pc_text *l, const pc_text_kept *kept, const pc_text_batch *given,
                       pc_tensor dy)
 {
+    const pc_text_batch here = placed(ctx, given), *const b = &here;
     const bool tables = pc_present(l->tokens.g) || pc_present(l->positions.g);
     const bool blocks = tables || pc_transformer_trains(&l->blocks, l->config.L);
     const bool norm = blocks || pc_norm_trains(&l->norm_final);

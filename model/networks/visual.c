@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "model/layers/place.h"
 #include "model/layers/taps.h"
 #include "model/networks/pack.h"
 
@@ -439,8 +440,9 @@ static void layers_backward(pc_ctx *ctx, pc_vlm *l, const pc_vlm_kept *kept, pc_
 }
 
 /* Square crops through the tower: (crops * rows per crop, vision.C). */
-static pc_tensor tower_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, pc_tensor pixels)
+static pc_tensor tower_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, pc_tensor given)
 {
+    const pc_tensor pixels = pc_place(ctx, given);
     const pc_vlm_config *c = &l->config;
     const pc_grad_ops *const grad_ops = ctx->grad_ops;
     const double dropout = ctx->dropout;
@@ -541,7 +543,7 @@ static pc_tensor grid_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l,
     const pc_grad_ops *const grad_ops = ctx->grad_ops;
     const double dropout = ctx->dropout;
     const bool trains = tower_trains(l);
-    const pc_tensor x = pictures->patches;
+    const pc_tensor x = pc_place(ctx, pictures->patches);
     if (!trains) { // see crops_forward
         kept->selected = pc_alloc2(ctx->act, ctx->real, x.dim[0], l->config.vision.C);
         ctx->grad_ops = NULL;

@@ -3,6 +3,8 @@
  */
 #include "model/networks/vlm.h"
 
+#include "model/layers/place.h"
+
 void pc_vlm_params(pc_params *p, pc_vlm *l, const pc_vlm_config *c)
 {
     *l = (pc_vlm){.config = *c};
@@ -35,15 +37,18 @@ pc_tensor pc_vlm_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, const 
                          pc_kv *kv)
 {
     *kept = (pc_vlm_kept){0};
+    const pc_seq seq = {.mask = pc_place_mask(ctx, &b->mask),
+                        .pos = pc_place(ctx, b->pos),
+                        .pos_y = pc_place(ctx, b->pos_y),
+                        .pos_z = pc_place(ctx, b->pos_z)};
     kept->x = pc_alloc2(ctx->act, ctx->real, b->N, l->config.decoder.C);
     const size_t mark = pc_arena_mark(ctx->act);
-    ctx->ops->embedding_forward(ctx, kept->x, b->ids, l->decoder.tokens.w);
+    ctx->ops->embedding_forward(ctx, kept->x, pc_place(ctx, b->ids), l->decoder.tokens.w);
     if (b->pictures.count > 0) {
         const pc_tensor features = pc_vlm_features_forward(ctx, kept, l, &b->pictures);
-        ctx->ops->splice_forward(ctx, kept->x, features, b->image_rows);
+        ctx->ops->splice_forward(ctx, kept->x, features, pc_place(ctx, b->image_rows));
         if (!ctx->grad_ops) pc_arena_release(ctx->act, mark);
     }
-    const pc_seq seq = {.mask = b->mask, .pos = b->pos, .pos_y = b->pos_y, .pos_z = b->pos_z};
     kept->normed = pc_decoder_forward(ctx, &kept->decoder, &l->decoder, kept->x, &seq, kv);
     return kept->normed;
 }
@@ -60,7 +65,7 @@ void pc_vlm_loss_forward(pc_ctx *ctx, pc_tensor nll, const pc_vlm *l, const pc_v
 {
     const double flops = ctx->flops;
     ctx->ops->linear_xent_forward(ctx, nll, kept->normed, pc_decoder_head(&l->decoder)->w,
-                                  b->labels);
+                                  pc_place(ctx, b->labels));
     count_supervised(ctx, flops, b);
 }
 
@@ -81,15 +86,15 @@ void pc_vlm_loss_backward(pc_ctx *ctx, pc_tensor nll, pc_vlm *l, const pc_vlm_ke
     const pc_tensor d = rows ? pc_alloc_like(ctx->scratch, kept->normed) : PC_NONE;
 
     const double flops = ctx->flops;
-    ctx->grad_ops->linear_xent_backward(ctx, d, head->g, nll, kept->normed, head->w, b->labels,
-                                        coef);
+    ctx->grad_ops->linear_xent_backward(ctx, d, head->g, nll, kept->normed, head->w,
+                                        pc_place(ctx, b->labels), coef);
     count_supervised(ctx, flops, b);
     if (rows) pc_decoder_backward(ctx, sequence ? d : PC_NONE, &l->decoder, &kept->decoder, d);
     if (pc_present(l->decoder.tokens.g))
-        ctx->grad_ops->embedding_backward(ctx, l->decoder.tokens.g, d, b->ids);
+        ctx->grad_ops->embedding_backward(ctx, l->decoder.tokens.g, d, pc_place(ctx, b->ids));
     if (features) {
         const pc_tensor dfeatures = pc_alloc_like(ctx->scratch, kept->features);
-        ctx->grad_ops->splice_backward(ctx, dfeatures, d, b->image_rows);
+        ctx->grad_ops->splice_backward(ctx, dfeatures, d, pc_place(ctx, b->image_rows));
         pc_vlm_features_backward(ctx, l, kept, &b->pictures, dfeatures);
     }
     pc_arena_release(ctx->scratch, mark);

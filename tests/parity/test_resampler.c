@@ -16,7 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const pc_runner_grad with_grad = {pc_cpu_grad_ops, pc_dry_grad_ops};
+static const pc_runner_grad with_grad = {pc_cpu_grad_ops, pc_dry_grad_ops,
+                                         pc_backend_device_grad_ops};
 
 typedef struct pass {
     pc_resampler *resampler;

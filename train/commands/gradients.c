@@ -4,6 +4,7 @@
  * Written: `loss` (1) and, under the checkpoint's own names and shapes, the gradient of every parameter that the
  * loss depends on. A parameter outside the graph has no entry.
  */
+#include "model/networks/placement.h"
 #include "train/commands/gradients.h"
 
 #include "model/core/cli.h"
@@ -33,6 +34,7 @@ static pc_status run(const char *model_path, const char *adapter, const char *in
     pc_given given = {0};
     pc_aliases names = {0};
     pc_arena grads = {0};
+    pc_placement placement = {0};
     pc_status st;
 
     if ((st = pc_bundle_open(&bundle, model_path)) || (st = pc_bundle_adapt(&bundle, adapter)) ||
@@ -46,16 +48,23 @@ static pc_status run(const char *model_path, const char *adapter, const char *in
     }
     named_train_adapters(m);
     named_freeze_unreached(m, &given);
-    if ((st = pc_arena_open(&grads, "gradients", pc_params_bytes(&m->params, PC_F32, true))) ||
-        (st = pc_runner_open(&runner, (int)threads, &named_grad)))
+    if ((st = pc_runner_open(&runner, (int)threads, &named_grad)) ||
+        (st = pc_placement_open(&placement, m, runner.backend.memory)) ||
+        (st = pc_arena_open_in(&grads, "gradients", runner.backend.memory,
+                               pc_params_bytes(&m->params, PC_F32, true), 0)))
         goto done;
     pc_params_bind_grads(&m->params, &grads, PC_F32);
-    pc_params_zero_grads(&m->params);
+    for (int i = 0; i < m->params.count; i++) {
+        const pc_tensor g = m->params.list[i].weight->g;
+        if (pc_present(g)) runner.ctx.ops->zero_forward(&runner.ctx, g);
+    }
 
     const bool tokens = m->config.kind == PC_MODEL_VLM;
     const double M = tokens ? (double)given.vlm.supervised : 1.0;
     named_pass pass = {.model = m, .given = &given, .coef = 1.0 / M};
-    if ((st = pc_runner_run(&runner, named_pass_run, &pass))) goto done;
+    if ((st = pc_runner_run(&runner, named_pass_run, &pass)) ||
+        (st = pc_placement_fetch(&placement)))
+        goto done;
     const float loss = (float)(pass.loss / M);
     const pc_param *bad = pc_params_nonfinite(&m->params, true);
     if (!isfinite(loss) || bad) {
@@ -66,6 +75,7 @@ static pc_status run(const char *model_path, const char *adapter, const char *in
     if ((st = named_write(out, &names, &m->params, NAMED_GRADIENTS, &loss))) goto done;
     printf("loss %.7g\n", (double)loss);
 done:
+    pc_placement_close(&placement);
     pc_runner_close(&runner);
     pc_given_close(&given);
     pc_aliases_close(&names);

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const pc_runner_grad named_grad = {pc_cpu_grad_ops, pc_dry_grad_ops};
+const pc_runner_grad named_grad = {pc_cpu_grad_ops, pc_dry_grad_ops, pc_backend_device_grad_ops};
 
 pc_status named_aliases(pc_aliases *out, const pc_bundle *b)
 {

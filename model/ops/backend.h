@@ -1,0 +1,29 @@
+/*
+ * backend.h - which of the backends computes, chosen by name when a program starts.
+ *
+ *   cpu    always there (cpu/)
+ *   cuda   builds with PERCEPT_CUDA on a machine with a GPU (cuda/); f32
+ *
+ * "auto" and NULL are what the environment's PERCEPT_DEVICE names, else the CPU.
+ */
+#ifndef PC_OPS_BACKEND_H
+#define PC_OPS_BACKEND_H
+
+#include "model/ops/ops.h"
+
+typedef struct pc_backend {
+    const char *name;        // "cpu", "cuda"
+    char device[256];        // "NVIDIA H100 80GB HBM3"; "" on the CPU
+    const pc_memory *memory; // where its arenas lie; NULL: the host's memory
+    pc_isa isa;              // of the CPU
+} pc_backend;
+
+// PC_ERR_INPUT says why the named backend is not to be had.
+pc_status pc_backend_choose(pc_backend *out, const char *name);
+const pc_ops *pc_backend_ops(const pc_backend *b);
+// Apart, so that inference links no backward code of the CPU's (backend_backward.c).
+const pc_grad_ops *pc_backend_grad_ops(const pc_backend *b);
+// The same for a runner, which has chosen already: the device's table, NULL where this build has none.
+const pc_grad_ops *pc_backend_device_grad_ops(void);
+
+#endif
