@@ -35,7 +35,7 @@ typedef struct generator {
     double *work;              // of the sampler
     // the pass being run
     pc_vlm_batch batch;
-    pc_tensor ask;    // i32: rows of the batch that predict the next ids
+    pc_tensor ask, write;    // i32: rows of the batch that predict the next ids
     pc_tensor logits; // (asked rows, V)
 } generator;
 
@@ -60,11 +60,14 @@ static void pass(pc_ctx *ctx, void *arg)
     const pc_decoder_config *c = &g->vlm->config.decoder;
     const int64_t n = g->ask.dim[0];
     pc_vlm_kept kept;
-    g->logits = pc_alloc2(ctx->act, ctx->real, n, c->V);
+    g->logits = pc_alloc_shared(ctx->act, PC_F32, n, c->V);
     const pc_tensor rows = pc_alloc2(ctx->act, ctx->real, n, c->C);
+    const pc_tensor write = pc_place(ctx, g->write), ask = pc_place(ctx, g->ask);
+    for (int64_t l = 0; l < c->L; l++) g->kv[l].write = write;
     const pc_tensor normed = pc_vlm_forward(ctx, &kept, g->vlm, &g->batch, g->kv);
-    ctx->ops->gather_forward(ctx, rows, normed, g->ask);
+    ctx->ops->gather_forward(ctx, rows, normed, ask);
     pc_decoder_logits(ctx, g->logits, &g->vlm->decoder, rows);
+    pc_wait(ctx);
 }
 
 /* Where every branch lies: in the batch (its last row) and in the cache. */
@@ -130,7 +133,7 @@ static void into_cache(generator *g)
         *hi = sees ? map[*hi - 1] + 1 : 0;
     }
     for (int64_t s = 0; s <= g->S; s++) pc_i32(b->mask.k_off)[s] = (int32_t)g->sequence_row[s];
-    for (int64_t l = 0; l < g->vlm->config.decoder.L; l++) g->kv[l].write = write;
+    g->write = write;
 }
 
 /* A batch of one row for each live branch: the id chosen last, reading the cache. */
@@ -172,7 +175,7 @@ static void step_batch(generator *g)
     for (int64_t s = 0; s < g->S; s++) // a sequence that has ended has no rows
         if (pc_i32(b->mask.q_off)[s + 1] < pc_i32(b->mask.q_off)[s])
             pc_i32(b->mask.q_off)[s + 1] = pc_i32(b->mask.q_off)[s];
-    for (int64_t l = 0; l < c->L; l++) g->kv[l].write = write;
+    g->write = write;
 }
 
 static bool is_stop(const pc_generate_options *o, int32_t id)
@@ -234,7 +237,8 @@ static pc_status open_generator(generator *g, pc_generation *out, const pc_seque
     if (g->rows > INT32_MAX)
         return pc_fail(PC_ERR_INPUT, "%lld rows of keys and values", (long long)g->rows);
     const size_t layer = (size_t)g->rows * width * pc_dtype_size(g->runner->ctx.real) + PC_ALIGN;
-    const pc_status st = pc_arena_open(&g->cache, "keys and values", 2 * L * layer);
+    const pc_status st = 
+        pc_arena_open_in(&g->cache, "keys and values", g->runner->backend.memory, 2 * L * layer, 0);
     if (st) return st;
     for (int64_t l = 0; l < c->L; l++) {
         g->kv[l].k = pc_alloc2(&g->cache, g->runner->ctx.real, g->rows, c->G * c->D);

@@ -317,7 +317,7 @@ static void elementwise(side *s)
     s->ctx.ops->copy_forward(&s->ctx, y3, a);
     s->ctx.ops->dropout_forward(&s->ctx, y4, b, 0.3, key);
     s->ctx.grad_ops->dropout_backward(&s->ctx, b, b, 0.3, key);
-    s->ctx.grad_ops->accumulate(&s->ctx, g, y);
+    s->ctx.grad_ops->accumulate(&s->ctx, g, y3);
     s->ctx.ops->zero_forward(&s->ctx, a);
     emit(s, "add", y);
     emit(s, "scale", y2);
