@@ -34,11 +34,13 @@ pc_status answerer_open(answerer *a, pc_bundle *b, int threads)
     const int32_t eos = pc_tokenizer_eos(b->tokenizer);
     if (stop >= 0) a->stop[a->stops++] = stop;
     if (eos >= 0 && eos != stop) a->stop[a->stops++] = eos;
-    return pc_runner_open(&a->runner, threads, NULL);
+    const pc_status st = pc_runner_open(&a->runner, threads, NULL);
+    return st ? st : pc_placement_open(&a->placement, &b->model, a->runner.backend.memory);
 }
 
 void answerer_close(answerer *a)
 {
+    pc_placement_close(&a->placement);
     pc_runner_close(&a->runner);
     memset(a, 0, sizeof *a);
 }

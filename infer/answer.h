@@ -9,12 +9,14 @@
 #define PC_INFER_ANSWER_H
 
 #include "checkpoints/bundle.h"
+#include "model/networks/placement.h"
 #include "model/networks/generate.h"
 
 typedef struct answerer {
     pc_bundle *bundle; // not owned
     pc_runner runner;
-    int32_t stop[8]; // ids that end an answer
+    pc_placement placement; // on the device the runner computes on
+    int32_t stop[8];        // ids that end an answer
     int stops;
 } answerer;
 

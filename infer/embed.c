@@ -6,6 +6,7 @@
 #include "data/datasets/loader.h"
 #include "data/metrics/classification.h"
 #include "infer/answer.h"
+#include "model/layers/place.h"
 #include "model/core/log.h"
 
 #include <math.h>
@@ -27,11 +28,13 @@ pc_status embedder_open(embedder *e, pc_bundle *b, int threads)
     e->scale = expf(*pc_f32(l->logit_scale.w, 0));
     e->sigmoid = b->model.config.clip.loss == PC_CONTRAST_SIGMOID;
     if (pc_present(l->logit_bias.w)) e->bias = *pc_f32(l->logit_bias.w, 0);
-    return pc_runner_open(&e->runner, threads, NULL);
+    const pc_status st = pc_runner_open(&e->runner, threads, NULL);
+    return st ? st : pc_placement_open(&e->placement, &b->model, e->runner.backend.memory);
 }
 
 void embedder_close(embedder *e)
 {
+    pc_placement_close(&e->placement);
     pc_runner_close(&e->runner);
     memset(e, 0, sizeof *e);
 }
@@ -49,6 +52,7 @@ typedef struct job {
 
 static void rows_out(pc_ctx *ctx, const job *j, pc_tensor x)
 {
+    x = pc_fetch(ctx, x);
     if (ctx->act->dry) return;
     const size_t row = (size_t)pc_row_len(x);
     for (int64_t i = 0; i < x.dim[0]; i++)

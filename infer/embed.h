@@ -5,11 +5,13 @@
 #define PC_INFER_EMBED_H
 
 #include "checkpoints/bundle.h"
+#include "model/networks/placement.h"
 #include "model/networks/runner.h"
 
 typedef struct embedder {
     pc_bundle *bundle; // not owned
     pc_runner runner;
+    pc_placement placement; // on the device the runner computes on
     int64_t E;
     float scale, bias; // exp(t) and b of the similarities
     bool sigmoid;

@@ -65,16 +65,19 @@ pc_status diagnose_step(run *u, const pc_batch *b, double loss, double norm)
     pc_params *params = &u->model->params;
     replica *r = &u->engine.replicas[0];
     const bool clip = u->model->config.kind == PC_MODEL_CLIP;
+    pc_status st =
+        pc_placement_fetch(&u->placement); // looked at on the host, wherever they were made
+    if (st) return st;
     const pc_param *weight = pc_params_nonfinite(params, false);
+    // Two towers: the gradient of the whole batch is still there. It is of all micro-batches together.
+    const pc_param *gradient = clip ? last_gradient(params) : NULL;
+    pc_placement_return(&u->placement);
     if (weight)
         return pc_fail(
             PC_ERR_NUMERIC,
             "step %lld: the parameter '%s' itself is not finite; nothing was written after "
             "step %lld",
             (long long)b->step + 1, weight->name, (long long)b->step);
-    // Two towers: the gradient of the whole batch is still there. It is of all micro-batches together.
-    const pc_param *gradient = clip ? last_gradient(params) : NULL;
-
     for (int64_t m = 0; m < b->micros; m++) {
         const pc_micro_batch *micro = &b->micro[m];
         char name[160] = "";
@@ -95,8 +98,10 @@ pc_status diagnose_step(run *u, const pc_batch *b, double loss, double norm)
         if (tap) snprintf(name, sizeof name, "%s", tap);
         pc_taps_close(&taps);
         if (*name) return found(u, b, m, "activation", name);
-        if (!clip && (gradient = last_gradient(params)))
-            return found(u, b, m, "the gradient of", gradient->name);
+        if ((st = pc_placement_fetch(&u->placement))) return st;
+        if (!clip) gradient = last_gradient(params);
+        pc_placement_return(&u->placement);
+        if (!clip && gradient) return found(u, b, m, "the gradient of", gradient->name);
     }
     if (gradient) return found(u, b, 0, "the gradient of", gradient->name);
     return pc_fail(PC_ERR_NUMERIC,

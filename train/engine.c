@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-static pc_status open_replica(engine *e, replica *r, int index, pc_isa isa,
+static pc_status open_replica(engine *e, replica *r, int index, const pc_backend *b,
                               const engine_sizes *sizes)
 {
     pc_status st = PC_OK;
@@ -15,17 +15,19 @@ static pc_status open_replica(engine *e, replica *r, int index, pc_isa isa,
     for (int i = 0; i < r->model->params.count; i++)
         r->model->params.list[i].trainable = e->model->params.list[i].trainable;
 
-    if ((st = pc_arena_open(&r->act, "activations", sizes->act))) return st;
-    if ((st = pc_arena_open(&r->scratch, "scratch", sizes->scratch))) return st;
+    if ((st = pc_arena_open_in(&r->act, "activations", b->memory, sizes->act, sizes->act_shared)) ||
+        (st = pc_arena_open_in(&r->scratch, "scratch", b->memory, sizes->scratch,
+                               sizes->scratch_shared)))
+        return st;
     const size_t bytes = pc_params_bytes(&r->model->params, PC_F32, true);
-    if ((st = pc_arena_open(&r->grads, "gradients", bytes))) return st;
+    if ((st = pc_arena_open_in(&r->grads, "gradients", b->memory, bytes, 0))) return st;
     pc_params_bind_grads(&r->model->params, &r->grads, PC_F32);
 
     r->clip = calloc((size_t)e->config.kept, sizeof *r->clip);
     r->marks = calloc((size_t)e->config.kept, sizeof *r->marks);
     if (!r->clip || !r->marks) return pc_fail(PC_ERR_MEMORY, "replica %d", index);
-    r->ctx = (pc_ctx){.ops = pc_cpu_ops(isa, PC_F32),
-                      .grad_ops = pc_cpu_grad_ops(isa, PC_F32),
+    r->ctx = (pc_ctx){.ops = pc_backend_ops(b),
+                      .grad_ops = pc_backend_grad_ops(b),
                       .real = PC_F32,
                       .pool = e->config.samples ? NULL : e->pool,
                       .act = &r->act,
@@ -42,16 +44,20 @@ pc_status engine_open(engine *e, pc_model *model, pc_pool *pool, const engine_co
     PC_ASSERT(c->replicas >= 1 && c->kept >= 1, "%d replicas, %lld kept", c->replicas,
               (long long)c->kept);
     PC_ASSERT(c->samples || c->replicas == 1, "%d replicas of one pool", c->replicas);
-    pc_isa isa;
-    pc_status st = pc_isa_choose(&isa);
+    pc_backend cpu;
+    pc_status st = pc_backend_choose(&cpu, "cpu");
+    const pc_backend *backend = c->backend ? c->backend : &cpu;
+    PC_ASSERT(!backend->memory || c->replicas == 1, "%d replicas on a device", c->replicas);
     if (!st && !(e->replicas = calloc((size_t)c->replicas, sizeof *e->replicas)))
         st = pc_fail(PC_ERR_MEMORY, "%d replicas", c->replicas);
     for (int i = 0; i < c->replicas && !st; i++) {
         e->count = i + 1;
-        st = open_replica(e, &e->replicas[i], i, isa, sizes);
+        st = open_replica(e, &e->replicas[i], i, backend, sizes);
     }
     if (!st) st = spans_open(&e->spans, &model->params);
-    if (!st) st = pc_arena_open(&e->whole, "whole batch", sizes->whole);
+    if (!st)
+        st = pc_arena_open_in(&e->whole, "whole batch", backend->memory, sizes->whole,
+                              sizes->whole_shared);
     if (st) {
         engine_close(e);
         return pc_context(st, "engine");
@@ -110,7 +116,10 @@ void engine_run(engine *e, int used, engine_task *task, void *arg)
 
 void engine_zero(replica *r)
 {
-    pc_params_zero_grads(&r->model->params);
+    for (int i = 0; i < r->model->params.count; i++) {
+        const pc_tensor g = r->model->params.list[i].weight->g;
+        if (pc_present(g)) r->ctx.ops->zero_forward(&r->ctx, g);
+    }
 }
 
 typedef struct sum_task {

@@ -13,6 +13,7 @@
 #define PC_TRAIN_ENGINE_H
 
 #include "model/networks/model.h"
+#include "model/ops/backend.h"
 #include "train/spans.h"
 
 // What the plan measured (plan.h), in bytes.
@@ -20,12 +21,14 @@ typedef struct engine_sizes {
     size_t act;     // a replica's activations, all micro-batches it keeps at once
     size_t scratch; // a replica's temporaries
     size_t whole;   // for what works on the whole batch: embeddings and their loss
+    size_t act_shared, scratch_shared, whole_shared; // of a device: what the host shares of them
 } engine_sizes;
 
 typedef struct engine_config {
-    int replicas;   // 1 with `operations`
-    bool samples;   // how threads are used
-    double dropout; // while training
+    const pc_backend *backend; // NULL: the CPU. A device has one replica
+    int replicas;              // 1 with `operations`
+    bool samples;              // how threads are used
+    double dropout;            // while training
     double adapter_dropout;
     uint64_t seed;
     int64_t kept; // micro-batches a replica keeps activations of (contrastive); at least 1

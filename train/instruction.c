@@ -37,6 +37,8 @@ static void run_share(engine *e, replica *r, int used, void *arg)
 {
     const pc_batch *b = arg;
     const double coef = 1.0 / (double)b->supervised;
+    pc_arena_release(&r->act, 0);
+    pc_arena_release(&r->scratch, 0);
     engine_zero(r);
     r->loss = 0.0;
     for (int64_t m = r->index; m < b->micros; m += used) {
@@ -76,7 +78,7 @@ static void score_rows(pc_ctx *ctx, const pc_vlm *l, pc_tensor normed, const int
     const size_t mark = pc_arena_mark(ctx->act);
     const int64_t M = index.dim[0], V = l->decoder.config.V;
     pc_tensor rows = pc_alloc2(ctx->act, ctx->real, M, normed.dim[1]);
-    pc_tensor logits = pc_alloc_shared(ctx->act, PC_F32, M, V);
+    pc_tensor logits = pc_alloc_shared(ctx->act, ctx->real, M, V);
     ctx->ops->gather_forward(ctx, rows, normed, index);
     pc_decoder_logits(ctx, logits, &l->decoder, rows);
     pc_wait(ctx);

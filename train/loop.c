@@ -170,6 +170,7 @@ static void log_start(const run *u)
     pc_isa isa = PC_ISA_REF;
     char bytes[32];
     (void)pc_isa_choose(&isa);
+    if (u->backend.memory) pc_log("on %s", u->backend.device);
     pc_log("percept-train %s, %s, %d threads (%s), %lld parameters, %lld trained, %s of memory "
            "planned",
            PERCEPT_VERSION, pc_isa_name(isa), u->threads,

@@ -13,32 +13,48 @@ enum { SCRATCH = 1 << 20 }; // bytes a thread, touched only when a kernel wants 
 pc_status optimizer_open(optimizer *o, pc_params *p, const optimizer_config *c, pc_pool *pool)
 {
     *o = (optimizer){.config = *c, .params = p, .pool = pool};
-    pc_isa isa;
-    pc_status st = pc_isa_choose(&isa);
+    pc_backend cpu;
+    pc_status st = pc_backend_choose(&cpu, "cpu");
+    const pc_backend *backend = c->backend ? c->backend : &cpu;
+    const pc_memory *memory = o->memory = backend->memory;
+    if (!st && c->muon && memory)
+        st = pc_fail(PC_ERR_INPUT, "optim.name: muon runs on the cpu alone; use adamw on %s",
+                     memory->name);
     if (!st) st = spans_open(&o->spans, p);
-    if (!st) st = pc_arena_open(&o->moments, "moments", pc_params_moment_bytes(p));
+    if (!st) st = pc_arena_open_in(&o->moments, "moments", memory, pc_params_moment_bytes(p), 0);
     if (st) goto failed;
     pc_params_bind_moments(p, &o->moments);
+    if (memory) o->pool = NULL; // one stream, one thread that feeds it
     const pc_param *scale = pc_params_find(p, "logit_scale");
     if (scale && scale->trainable) o->logit_scale = scale->weight->w;
 
     if (c->muon && (st = muon_open(&o->muon, p, pool))) goto failed;
 
-    o->threads = pc_pool_threads(pool);
-    o->squares = calloc((size_t)o->spans.count + 1, sizeof *o->squares);
+    o->threads = pc_pool_threads(o->pool);
+    o->squares = memory ? NULL : calloc((size_t)o->spans.count + 1, sizeof *o->squares);
     o->ctx = calloc((size_t)o->threads, sizeof *o->ctx);
     o->scratch = calloc((size_t)o->threads, sizeof *o->scratch);
-    if (!o->squares || !o->ctx || !o->scratch) {
+    if ((!memory && !o->squares) || !o->ctx || !o->scratch) {
         st = pc_fail(PC_ERR_MEMORY, "optimiser");
         goto failed;
     }
     for (int i = 0; i < o->threads; i++) {
-        if ((st = pc_arena_open(&o->scratch[i], "optimiser scratch", SCRATCH))) goto failed;
-        o->ctx[i] = (pc_ctx){.ops = pc_cpu_ops(isa, PC_F32),
-                             .grad_ops = pc_cpu_grad_ops(isa, PC_F32),
+        const size_t shared = ((size_t)o->spans.count + 8) * sizeof *o->squares;
+        if ((st = pc_arena_open_in(&o->scratch[i], "optimiser scratch", memory, SCRATCH, shared)))
+            goto failed;
+        o->ctx[i] = (pc_ctx){.ops = pc_backend_ops(backend),
+                             .grad_ops = pc_backend_grad_ops(backend),
                              .real = PC_F32,
                              .act = &o->scratch[i],
                              .scratch = &o->scratch[i]};
+    }
+    if (memory) {
+        o->squares = pc_alloc1(&o->scratch[0], PC_F64, o->spans.count + 1).data;
+        for (int i = 0; i < p->count; i++) {
+            if (!p->list[i].trainable) continue;
+            o->ctx[0].ops->zero_forward(&o->ctx[0], p->list[i].m);
+            o->ctx[0].ops->zero_forward(&o->ctx[0], p->list[i].v);
+        }
     }
     return PC_OK;
 failed:
@@ -48,10 +64,10 @@ failed:
 
 void optimizer_close(optimizer *o)
 {
+    if (!o->memory) free(o->squares);
     for (int i = 0; i < o->threads && o->scratch; i++) pc_arena_close(&o->scratch[i]);
     free(o->scratch);
     free(o->ctx);
-    free(o->squares);
     spans_close(&o->spans);
     muon_close(&o->muon);
     pc_arena_close(&o->moments);
@@ -73,6 +89,7 @@ static void norm_piece(void *arg, int64_t begin, int64_t end, int worker)
 double optimizer_norm(optimizer *o)
 {
     pc_parallel(o->pool, o->spans.count, 1, norm_piece, o);
+    if (o->memory) o->memory->wait();
     double sum = 0.0;
     for (int64_t i = 0; i < o->spans.count; i++) sum += o->squares[i];
     return sqrt(sum);
@@ -100,13 +117,21 @@ static void update_piece(void *arg, int64_t begin, int64_t end, int worker)
 }
 
 // ln 100 as open_clip and the goldens have it; an untrained scale is left as it came.
-static void clamp_scale(pc_tensor t)
+static void clamp_scale(const optimizer *o)
 {
-    if (!pc_present(t)) return;
-    float *scale = t.data;
+    float *scale = o->logit_scale.data, here;
     const float top = 4.6051702f;
+    if (!scale) return;
+    if (o->memory) {
+        o->memory->copy(&here, scale, sizeof here);
+        o->memory->wait();
+        scale = &here;
+    }
     if (*scale < 0.0f) *scale = 0.0f;
     if (*scale > top) *scale = top;
+    if (!o->memory) return;
+    o->memory->copy(o->logit_scale.data, &here, sizeof here);
+    o->memory->wait();
 }
 
 void optimizer_step(optimizer *o, double lr, double norm)
@@ -128,7 +153,7 @@ void optimizer_step(optimizer *o, double lr, double norm)
                                           .weight_decay = c->weight_decay,
                                           .grad_scale = u.hyper.grad_scale});
     pc_parallel(o->pool, o->spans.count, 1, update_piece, &u);
-    clamp_scale(o->logit_scale);
+    clamp_scale(o);
 }
 
 int optimizer_no_decay(pc_params *p, const char *pattern)

@@ -11,13 +11,15 @@
 #ifndef PC_TRAIN_OPTIMIZER_H
 #define PC_TRAIN_OPTIMIZER_H
 
+#include "model/ops/backend.h"
 #include "train/muon.h"
 #include "train/spans.h"
 
 typedef struct optimizer_config {
     double beta1, beta2, eps, weight_decay;
-    double clip; // 0: no limit
-    bool muon;   // hidden matrices are updated as muon.h has it
+    double clip;               // 0: no limit
+    bool muon;                 // hidden matrices are updated as muon.h has it
+    const pc_backend *backend; // NULL: the CPU. Muon is the CPU's alone
 } optimizer_config;
 
 typedef struct optimizer {
@@ -28,9 +30,11 @@ typedef struct optimizer {
     muon muon;
     pc_tensor logit_scale; // absent unless trained
     int64_t t;             // updates made
-    double *squares;       // (spans.count) of the last norm
-    pc_pool *pool;         // not owned
-    pc_ctx *ctx;           // (threads) each without a pool
+    double *
+        squares; // (spans.count) of the last norm; on a device it lies in the scratch arena's shared part
+    pc_pool *pool;           // not owned
+    const pc_memory *memory; // of a device, or NULL
+    pc_ctx *ctx;             // (threads) each without a pool
     pc_arena *scratch;
     int threads;
 } optimizer;

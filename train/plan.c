@@ -127,7 +127,7 @@ static pc_status open_stand_in(stand_in *s, const pc_model *m, const plan_batch 
 // ---- dry runs ------------------------------------------------------------------------------------
 
 typedef struct measured {
-    size_t act, scratch;
+    size_t act, scratch, act_shared, scratch_shared;
     double flops;
 } measured;
 
@@ -138,8 +138,8 @@ typedef struct dry_run {
 
 static void open_dry(dry_run *d, const plan_request *q, bool train)
 {
-    pc_arena_open_dry(&d->act, "activations");
-    pc_arena_open_dry(&d->scratch, "scratch");
+    pc_arena_open_dry_in(&d->act, "activations", q->memory);
+    pc_arena_open_dry_in(&d->scratch, "scratch", q->memory);
     d->ctx = (pc_ctx){.ops = pc_dry_ops(),
                       .grad_ops = train ? pc_dry_grad_ops() : NULL,
                       .real = PC_F32,
@@ -152,7 +152,8 @@ static void open_dry(dry_run *d, const plan_request *q, bool train)
 
 static measured result(const dry_run *d)
 {
-    return (measured){d->act.peak, d->scratch.peak, d->ctx.flops};
+    return (measured){d->act.peak, d->scratch.peak, d->act.shared_peak, d->scratch.shared_peak,
+                      d->ctx.flops};
 }
 
 static pc_tensor dry_rows(pc_arena *a, int64_t rows, int64_t width, bool wanted)
@@ -244,6 +245,12 @@ static pc_status plan_towers(plan *p, const plan_request *q)
     p->sizes.act = larger(all.act, eval.act);
     p->sizes.scratch = larger(larger(all.scratch, eval.scratch), whole.scratch);
     p->sizes.whole = whole.act;
+    // Shared parts of micro-batches that are replayed come on top: nothing of them is used twice in a step.
+    const size_t rounds = (size_t)(2 * share);
+    p->sizes.act_shared = rounds * larger(one.act_shared, eval.act_shared);
+    p->sizes.scratch_shared =
+        rounds * larger(one.scratch_shared, eval.scratch_shared) + whole.scratch_shared;
+    p->sizes.whole_shared = 2 * whole.act_shared;
     p->flops_step = one.flops * (double)micros + whole.flops;
     const int64_t replayed = micros - p->kept * q->replicas;
     if (replayed > 0) p->flops_step += forward.flops * (double)replayed;
@@ -278,6 +285,8 @@ static pc_status plan_tokens(plan *p, const plan_request *q)
     if (st) return st;
     p->sizes.act = larger(full.act, eval.act);
     p->sizes.scratch = larger(full.scratch, eval.scratch);
+    p->sizes.act_shared = (size_t)micros * larger(full.act_shared, eval.act_shared);
+    p->sizes.scratch_shared = (size_t)micros * larger(full.scratch_shared, eval.scratch_shared);
     p->flops_step = full.flops * (double)micros;
     double rest = full.flops;
     if (q->train.supervised > 1) {
@@ -313,10 +322,15 @@ pc_status plan_make(plan *out, const plan_request *q)
     out->activations = R * out->sizes.act;
     out->scratch = R * out->sizes.scratch;
     if (q->muon) out->scratch += (size_t)pc_pool_threads(q->pool) * muon_bytes(params);
-    out->whole = out->sizes.whole;
+    out->whole = out->sizes.whole + plan_device_room(q);
     out->total = out->parameters + out->gradients + out->moments + out->activations + out->scratch +
-                 out->whole + out->data;
+                 out->whole + (q->memory ? 0 : out->data);
     return PC_OK;
+}
+
+size_t plan_device_room(const plan_request *q)
+{
+    return q->memory ? (size_t)1 << 30 : 0;
 }
 
 static void set_recompute(pc_recompute *config, pc_transformer *blocks, pc_recompute how)

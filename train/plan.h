@@ -30,8 +30,9 @@ typedef struct plan_request {
     bool keep_all;    // contrastive: every micro-batch keeps its activations
     double dropout, adapter_dropout;
     bool muon;
-    size_t data;  // bytes of the data room: images in memory, batches ahead, texts
-    size_t limit; // bytes the run may take
+    const pc_memory *memory; // of the device that computes, or NULL
+    size_t data;             // bytes of the data room: images in memory, batches ahead, texts
+    size_t limit;            // bytes the run may take
 } plan_request;
 
 typedef struct plan {
@@ -51,6 +52,8 @@ void plan_recompute(pc_model *m, pc_recompute how);
 
 // What the machine can still give this process: free memory, or what its control group leaves.
 size_t plan_machine_memory(void);
+// What a device takes beside the plan's tensors: workspaces of products, attention and logits.
+size_t plan_device_room(const plan_request *q);
 
 // A table for people.
 void plan_print(FILE *out, const plan *p);

@@ -85,10 +85,13 @@ pc_status recipe_validate(recipe *r)
     const recipe_stage stage = (recipe_stage)r->top.stage;
     const char *stage_word = recipe_word("stage", r->top.stage);
 
+#ifndef PERCEPT_CUDA
     if (r->top.device == DEVICE_CUDA)
-        REFUSE("device: this build of percept has no cuda; use auto or cpu");
+        REFUSE("device: this build of percept has no cuda; use auto or cpu, or build with cmake "
+               "--preset cuda");
+#endif
     if (r->top.precision == PRECISION_BF16)
-        REFUSE("precision: the cpu computes in fp32; use auto or fp32");
+        REFUSE("precision: training computes in fp32; use auto or fp32");
 
     if (!*r->model.from == !r->model.shape)
         REFUSE("model: give either `from` (a checkpoint) or `shape` (a new model)%s",

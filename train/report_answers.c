@@ -138,7 +138,7 @@ pc_status report_answers(FILE *out, run *u, int64_t count)
 {
     const int64_t n = u->shown.count;
     pc_runner runner;
-    pc_status st = pc_runner_open(&runner, u->threads, NULL);
+    pc_status st = pc_runner_open_on(&runner, u->threads, NULL, &u->backend);
     if (count > n) count = n;
     for (int64_t k = 0; k < count && !st; k++) {
         const pc_sample *s = &u->shown.samples[k * n / count];

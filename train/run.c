@@ -167,6 +167,7 @@ static void share_threads(run *u)
     q->samples = r->compute.split == SPLIT_SAMPLES ||
                  (r->compute.split == SPLIT_AUTO && micros >= 2 &&
                   pc_params_numel(&u->model->params, false) < SMALL_MODEL);
+    if (u->backend.memory) q->samples = false; // a device has one replica
     q->replicas = !q->samples ? 1 : micros < u->threads ? (int)micros : u->threads;
     if (q->replicas == 1) q->samples = false; // alone, it may as well use every thread
 }
@@ -184,7 +185,9 @@ static pc_status make_plan(run *u)
     q->adapter_dropout = r->lora.dropout;
     q->muon = r->optim.name == OPTIM_MUON;
     q->data = data_bytes(u);
-    q->limit = r->compute.memory ? (size_t)r->compute.memory << 20 : plan_machine_memory();
+    q->memory = u->backend.memory;
+    const size_t room = u->backend.memory ? u->backend.room : plan_machine_memory();
+    q->limit = r->compute.memory ? (size_t)r->compute.memory << 20 : room;
     q->keep_all = r->compute.replay != REPLAY_ON;
     share_threads(u);
     if (r->compute.recompute == RECOMPUTE_BLOCK) plan_recompute(u->model, PC_RECOMPUTE_BLOCK);
@@ -229,8 +232,10 @@ static pc_status open_engine(run *u)
                                     .eps = r->optim.eps,
                                     .weight_decay = r->optim.weight_decay,
                                     .clip = r->optim.clip,
-                                    .muon = r->optim.name == OPTIM_MUON};
-    const engine_config config = {.replicas = u->request.replicas,
+                                    .muon = r->optim.name == OPTIM_MUON,
+                                    .backend = &u->backend};
+    const engine_config config = {.backend = &u->backend,
+                                  .replicas = u->request.replicas,
                                   .samples = u->request.samples,
                                   .dropout = r->top.dropout,
                                   .adapter_dropout = r->lora.dropout,
@@ -248,6 +253,7 @@ static pc_status open_engine(run *u)
         return pc_fail(PC_ERR_INPUT, "augment: crop, flip and colour change one square; images of "
                                      "this model are prepared in parts");
     if (augment_wanted(&u->augment)) st = augment_open(&u->augment, u->image.size, u->pool);
+    if (!st) st = pc_placement_open(&u->placement, u->model, u->backend.memory);
     if (!st) st = engine_open(&u->engine, u->model, u->pool, &config, &u->plan.sizes);
     if (!st) st = optimizer_open(&u->optimizer, &u->model->params, &adamw, u->pool);
     return st;
@@ -267,7 +273,8 @@ pc_status run_open(run *u, recipe *r, const char *last, bool plan_only)
     *u = (run){.recipe = r};
     pc_status st;
     u->threads = r->compute.threads ? (int)r->compute.threads : pc_cpu_count();
-    if ((st = pc_pool_open(&u->pool, u->threads)) ||
+    if ((st = pc_backend_choose(&u->backend, recipe_word("device", r->top.device))) ||
+        (st = pc_pool_open(&u->pool, u->threads)) ||
         (st = open_data(&u->train, r, &r->data.train, "data.train")) ||
         (st = check_rows(r, &u->train, "data.train")))
         goto out;
@@ -283,7 +290,10 @@ pc_status run_open(run *u, recipe *r, const char *last, bool plan_only)
     if ((st = make_plan(u)) || plan_only) goto out;
     if ((st = plan_check(&u->plan, &u->request)) || (st = open_engine(u))) goto out;
     if (last) {
-        st = pc_native_load(&u->model->params, last, true, true, NULL);
+        st = pc_placement_fetch(&u->placement);
+        if (!st) st = pc_native_load(&u->model->params, last, true, true, NULL);
+        if (!st) pc_placement_upload(&u->placement);
+        pc_placement_return(&u->placement);
         u->optimizer.t = u->state.t;
         compare_threads(u);
     }
@@ -300,6 +310,7 @@ void run_close(run *u)
     optimizer_close(&u->optimizer);
     augment_close(&u->augment);
     engine_close(&u->engine);
+    pc_placement_close(&u->placement);
     pc_bundle_close(&u->bundle);
     pc_native_text_close(&u->text);
     pc_dataset_close(&u->train);

@@ -21,6 +21,7 @@
 #ifndef PC_TRAIN_RUN_H
 #define PC_TRAIN_RUN_H
 
+#include "model/networks/placement.h"
 #include "checkpoints/bundle.h"
 #include "train/augment.h"
 #include "train/optimizer.h"
@@ -55,6 +56,8 @@ typedef struct run {
     pc_loader *loader, *val_loader;
     pc_pool *pool;
     int threads;
+    pc_backend backend;     // where it is computed
+    pc_placement placement; // the weights there
     plan_request request;
     plan plan;
     augment augment;

@@ -127,7 +127,7 @@ static const pc_param *moments_nonfinite(const pc_params *p)
     return NULL;
 }
 
-static pc_status save(run *u, const char *path, bool moments)
+static pc_status save_fetched(run *u, const char *path, bool moments)
 {
     const pc_params *params = &u->model->params;
     const pc_param *bad = pc_params_nonfinite(params, false);
@@ -142,6 +142,15 @@ static pc_status save(run *u, const char *path, bool moments)
     pc_status st = pc_native_write(path, params, moments, &u->text);
     free(u->text.state);
     u->text.state = NULL;
+    return st;
+}
+
+static pc_status save(run *u, const char *path, bool moments)
+{
+    pc_status st = pc_placement_fetch(&u->placement);
+    if (st) return st;
+    st = save_fetched(u, path, moments);
+    pc_placement_return(&u->placement);
     return st;
 }
 

@@ -3,6 +3,7 @@
  */
 #include "train/validation.h"
 
+#include "model/layers/place.h"
 #include "model/core/log.h"
 
 #include <math.h>
@@ -148,6 +149,12 @@ typedef struct tower_work {
     pc_tensor U, V; // (n,E) rows of this batch
 } tower_work;
 
+static void take_rows(pc_ctx *ctx, pc_tensor to, pc_tensor x)
+{
+    x = pc_fetch(ctx, x);
+    memcpy(to.data, x.data, (size_t)pc_numel(to) * sizeof(float));
+}
+
 static void embed_share(engine *e, replica *r, int used, void *arg)
 {
     tower_work *w = arg;
@@ -160,8 +167,8 @@ static void embed_share(engine *e, replica *r, int used, void *arg)
         pc_clip_kept kept;
         pc_arena_release(ctx.act, 0);
         contrastive_forward(&ctx, &r->model->clip, &kept, &w->batch->micro[m]);
-        ctx.ops->copy_forward(&ctx, pc_rows(w->U, row, end), kept.u);
-        ctx.ops->copy_forward(&ctx, pc_rows(w->V, row, end), kept.v);
+        take_rows(&ctx, pc_rows(w->U, row, end), kept.u);
+        take_rows(&ctx, pc_rows(w->V, row, end), kept.v);
         pc_arena_release(ctx.act, 0);
     }
 }
@@ -235,7 +242,9 @@ pc_status validation_embed(run *u, pc_tensor U, pc_tensor V, int64_t *row_sample
                 row_sample[seen++] = b->micro[m].sample[i];
         // A smaller batch has another chance level: it counts only where no whole one exists.
         pc_arena_release(&u->engine.whole, 0);
-        const double part = pc_clip_loss_forward(&u->engine.whole_ctx, &u->model->clip, w.U, w.V);
+        pc_ctx *ctx = &u->engine.whole_ctx;
+        const double part =
+            pc_clip_loss_forward(ctx, &u->model->clip, pc_place(ctx, w.U), pc_place(ctx, w.V));
         if (size == u->recipe->batch.size)
             sum += part, whole++;
         else

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "model/layers/mask.h"
+#include "model/layers/place.h"
 
 typedef struct branch {
     int64_t sequence;
@@ -35,7 +36,8 @@ typedef struct generator {
     double *work;              // of the sampler
     // the pass being run
     pc_vlm_batch batch;
-    pc_tensor ask, write;    // i32: rows of the batch that predict the next ids
+    pc_tensor ask;    // i32: rows of the batch that predict the next ids
+    pc_tensor write;  // i32: cache row of each row of the batch
     pc_tensor logits; // (asked rows, V)
 } generator;
 
@@ -60,7 +62,7 @@ static void pass(pc_ctx *ctx, void *arg)
     const pc_decoder_config *c = &g->vlm->config.decoder;
     const int64_t n = g->ask.dim[0];
     pc_vlm_kept kept;
-    g->logits = pc_alloc_shared(ctx->act, PC_F32, n, c->V);
+    g->logits = pc_alloc_shared(ctx->act, ctx->real, n, c->V);
     const pc_tensor rows = pc_alloc2(ctx->act, ctx->real, n, c->C);
     const pc_tensor write = pc_place(ctx, g->write), ask = pc_place(ctx, g->ask);
     for (int64_t l = 0; l < c->L; l++) g->kv[l].write = write;
@@ -237,7 +239,7 @@ static pc_status open_generator(generator *g, pc_generation *out, const pc_seque
     if (g->rows > INT32_MAX)
         return pc_fail(PC_ERR_INPUT, "%lld rows of keys and values", (long long)g->rows);
     const size_t layer = (size_t)g->rows * width * pc_dtype_size(g->runner->ctx.real) + PC_ALIGN;
-    const pc_status st = 
+    const pc_status st =
         pc_arena_open_in(&g->cache, "keys and values", g->runner->backend.memory, 2 * L * layer, 0);
     if (st) return st;
     for (int64_t l = 0; l < c->L; l++) {

@@ -7,11 +7,19 @@
 
 pc_status pc_runner_open(pc_runner *r, int threads, const pc_runner_grad *grad)
 {
-    pc_status st;
-
+    pc_backend b;
     memset(r, 0, sizeof *r);
-    if ((st = pc_backend_choose(&r->backend, NULL)) || (st = pc_pool_open(&r->pool, threads)))
-        return st;
+    const pc_status st = pc_backend_choose(&b, NULL);
+    return st ? st : pc_runner_open_on(r, threads, grad, &b);
+}
+
+pc_status pc_runner_open_on(pc_runner *r, int threads, const pc_runner_grad *grad,
+                            const pc_backend *b)
+{
+    memset(r, 0, sizeof *r);
+    r->backend = *b;
+    const pc_status st = pc_pool_open(&r->pool, threads);
+    if (st) return st;
     r->ctx = (pc_ctx){
         .ops = pc_backend_ops(&r->backend),
         .real = PC_F32,

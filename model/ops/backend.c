@@ -17,6 +17,7 @@ static pc_status choose_cuda(pc_backend *out)
     if (st) return pc_context(st, "device: cuda");
     out->name = "cuda";
     out->memory = pc_cuda_memory();
+    out->room = info.free;
     snprintf(out->device, sizeof out->device, "%s", info.name);
     return PC_OK;
 }

@@ -15,6 +15,7 @@ typedef struct pc_backend {
     const char *name;        // "cpu", "cuda"
     char device[256];        // "NVIDIA H100 80GB HBM3"; "" on the CPU
     const pc_memory *memory; // where its arenas lie; NULL: the host's memory
+    size_t room;             // bytes free on the device; 0 on the CPU
     pc_isa isa;              // of the CPU
 } pc_backend;
 

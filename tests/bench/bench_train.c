@@ -189,7 +189,8 @@ static void open_bench(bench *b, int threads)
     if (q.replicas == 1) q.samples = false;
     must(plan_make(&b->plan, &q));
     const engine_config e = {.replicas = q.replicas, .samples = q.samples, .kept = b->plan.kept};
-    const optimizer_config adamw = {0.9, 0.999, 1e-8, 0.01, 1.0, false};
+    const optimizer_config adamw = {
+        .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01, .clip = 1.0};
     must(engine_open(&b->engine, &b->model, b->pool, &e, &b->plan.sizes));
     must(optimizer_open(&b->optimizer, &b->model.params, &adamw, b->pool));
     b->flops = b->plan.flops_row * (double)b->steps.tokens +
