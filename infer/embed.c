@@ -79,7 +79,7 @@ static void similarity_pass(pc_ctx *ctx, void *arg)
 {
     const job *j = arg;
     const pc_tensor S = pc_alloc2(ctx->act, PC_F32, j->u.dim[0], j->v.dim[0]);
-    ctx->ops->linear_forward(ctx, S, j->u, j->v, PC_NONE, PC_NONE);
+    ctx->ops->linear_forward(ctx, S, pc_place(ctx, j->u), pc_place(ctx, j->v), PC_NONE, PC_NONE);
     rows_out(ctx, j, S);
 }
 

@@ -71,14 +71,14 @@ static int64_t argmax(const float *z, int64_t n)
     return best;
 }
 
-// Chosen rows of `normed` through the head; hit[row] tells whether the label is the likeliest.
+// Chosen rows of `normed` through the head, into the first rows of `rows` and `logits`; hit[row] tells whether the
+// label is the likeliest.
 static void score_rows(pc_ctx *ctx, const pc_vlm *l, pc_tensor normed, const int32_t *labels,
-                       pc_tensor index, uint8_t *hit)
+                       pc_tensor index, pc_tensor rows, pc_tensor logits, uint8_t *hit)
 {
-    const size_t mark = pc_arena_mark(ctx->act);
     const int64_t M = index.dim[0], V = l->decoder.config.V;
-    pc_tensor rows = pc_alloc2(ctx->act, ctx->real, M, normed.dim[1]);
-    pc_tensor logits = pc_alloc_shared(ctx->act, ctx->real, M, V);
+    rows = pc_rows(rows, 0, M);
+    logits = pc_rows(logits, 0, M);
     ctx->ops->gather_forward(ctx, rows, normed, index);
     pc_decoder_logits(ctx, logits, &l->decoder, rows);
     pc_wait(ctx);
@@ -87,7 +87,6 @@ static void score_rows(pc_ctx *ctx, const pc_vlm *l, pc_tensor normed, const int
             const int32_t n = pc_i32(index)[m];
             hit[n] = argmax(pc_f32(logits, m), V) == labels[n];
         }
-    pc_arena_release(ctx->act, mark);
 }
 
 double instruction_score(pc_ctx *ctx, const pc_vlm *l, const pc_vlm_batch *b, uint8_t *hit)
@@ -106,15 +105,17 @@ double instruction_score(pc_ctx *ctx, const pc_vlm *l, const pc_vlm_batch *b, ui
     if (!dry)
         for (int64_t n = 0; n < b->N; n++) sum += (double)((const float *)nll.data)[n];
 
+    const pc_tensor rows = pc_alloc2(ctx->act, ctx->real, SCORE_ROWS, kept.normed.dim[1]);
+    const pc_tensor logits = pc_alloc_shared(ctx->act, ctx->real, SCORE_ROWS, l->decoder.config.V);
     if (dry) {
-        score_rows(ctx, l, kept.normed, labels, index, NULL);
+        score_rows(ctx, l, kept.normed, labels, index, rows, logits, NULL);
     } else if (hit) {
         int64_t held = 0;
         for (int64_t n = 0; n < b->N; n++) {
             hit[n] = 0;
             if (labels[n] >= 0) pc_i32(index)[held++] = (int32_t)n;
             if (held == SCORE_ROWS || (n == b->N - 1 && held > 0)) {
-                score_rows(ctx, l, kept.normed, labels, pc_rows(index, 0, held), hit);
+                score_rows(ctx, l, kept.normed, labels, pc_rows(index, 0, held), rows, logits, hit);
                 held = 0;
             }
         }

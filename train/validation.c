@@ -80,6 +80,8 @@ static void score_share(engine *e, replica *r, int used, void *arg)
     for (int64_t m = r->index; m < w->batch->micros; m += used) {
         pc_ctx ctx = engine_infer(r);
         const pc_micro_batch *b = &w->batch->micro[m];
+        pc_arena_release(ctx.act, 0);
+        pc_arena_release(ctx.scratch, 0);
         w->parts[r->index].loss +=
             instruction_score(&ctx, &r->model->vlm, &b->vlm, w->hits[r->index]);
         count_answers(&w->parts[r->index], b, w->data, w->hits[r->index]);
@@ -166,6 +168,7 @@ static void embed_share(engine *e, replica *r, int used, void *arg)
         pc_ctx ctx = engine_infer(r);
         pc_clip_kept kept;
         pc_arena_release(ctx.act, 0);
+        pc_arena_release(ctx.scratch, 0);
         contrastive_forward(&ctx, &r->model->clip, &kept, &w->batch->micro[m]);
         take_rows(&ctx, pc_rows(w->U, row, end), kept.u);
         take_rows(&ctx, pc_rows(w->V, row, end), kept.v);
