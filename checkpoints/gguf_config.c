@@ -471,6 +471,13 @@ pc_status pc_gguf_eyes_config(pc_model_config *out, pc_image_config *pictures,
     if (!st && type != MERGER) st = tiles(c, spelling, g);
     if (!st) st = image(pictures, g, c);
     if (st) return st;
-    c->feature_norm = c->projector.depth && c->vision.post_norm;
+    if (type == MLP) {
+        // Published towers have this norm whether anything reads it or not; files have it where it is applied.
+        c->feature_norm = c->vision.post_norm;
+        if ((st = pc_gguf_bool(&c->vision.post_norm, g, "percept.vision.post_norm", true)))
+            return st;
+        c->vision.post_norm = c->vision.post_norm || c->feature_norm;
+        spelling->implied_norm = c->vision.post_norm && !c->feature_norm;
+    }
     return type == MERGER ? PC_OK : pc_vision_validate(&c->vision);
 }

@@ -300,6 +300,7 @@ static pc_status put_eyes(pc_gguf_writer *w, const pc_gguf_source *s)
         pc_gguf_put_i32s(w, "clip.vision.feature_layer", &layer, 1);
     }
     if (vlm) pc_gguf_put_text(w, "percept.projector.act", act_name(c->vlm.projector.act));
+    if (vlm && !merger) pc_gguf_put_bool(w, "percept.vision.post_norm", v->post_norm);
     if (vlm && c->vlm.visual == PC_VISUAL_TILES) put_tiles(w, &c->vlm);
     return s->image ? put_image(w, s->image) : PC_OK;
 }

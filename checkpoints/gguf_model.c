@@ -217,6 +217,18 @@ bool pc_gguf_model_find(pc_gguf_tensor *t, const pc_gguf_model *m, int i)
     return pc_gguf_find(t, i < m->eyes_first ? m->text : m->eyes, m->aliases.list[i].theirs);
 }
 
+static bool implied(const pc_alias *a)
+{
+    return a->theirs[0] == '(';
+}
+
+bool pc_gguf_model_implies(const pc_gguf_model *m, const char *ours)
+{
+    for (int i = m->eyes_first; i < m->aliases.count; i++)
+        if (implied(&m->aliases.list[i]) && !strcmp(m->aliases.list[i].ours, ours)) return true;
+    return false;
+}
+
 // Axes of one number at the slow end may be left out: ggml does not keep them.
 static bool same_shape(const pc_alias *a, const pc_gguf_tensor *t)
 {
@@ -259,6 +271,7 @@ pc_status pc_gguf_match_open(pc_gguf_match *out, const pc_gguf_model *m)
     for (int i = 0; i < n; i++) {
         pc_gguf_tensor t;
         names[i] = m->aliases.list[i].theirs;
+        if (implied(&m->aliases.list[i])) continue;
         if (!pc_gguf_model_find(&t, m, i))
             out->missing[out->missing_count++] = i;
         else if (!same_shape(&m->aliases.list[i], &t))
@@ -365,6 +378,11 @@ pc_status pc_gguf_model_read(float *out, const pc_gguf_model *m, int i)
 {
     const pc_alias *a = &m->aliases.list[i];
     pc_gguf_tensor t;
+    if (implied(a)) {
+        for (int64_t k = 0; k < a->count; k++)
+            out[k] = strcmp(a->theirs, PC_GGUF_ONES) ? 0.0F : 1.0F;
+        return PC_OK;
+    }
     if (!pc_gguf_model_find(&t, m, i) || !same_shape(a, &t))
         return pc_fail(PC_ERR_FORMAT, "tensor '%s' is missing or of another shape", a->theirs);
     const int frame = pc_gguf_frame(a, &m->config);

@@ -68,6 +68,9 @@ void pc_gguf_views_close(pc_gguf_views *v); // a zeroed one is fine
 // The vocabulary of a text file; *out NULL with PC_OK when it has none.
 pc_status pc_gguf_tokenizer(pc_tokenizer **out, const pc_gguf *g);
 
+// A parameter of ours that the files leave out and that has neutral values (see pc_gguf_spelling.implied_norm).
+bool pc_gguf_model_implies(const pc_gguf_model *m, const char *ours);
+
 // ---- for these files alone ----
 pc_status pc_gguf_decoder_config(pc_model_config *out, bool *llama, const pc_gguf *g);
 pc_status

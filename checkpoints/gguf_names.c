@@ -251,6 +251,10 @@ pc_status pc_gguf_aliases(pc_aliases *out, const pc_model_config *c, pc_gguf_par
     tower_aliases(out, v, spelling.swapped);
     // llama.cpp applies this norm where a file has it: in a VLM only if ours does.
     if (!vlm || c->vlm.feature_norm) add_pair(out, "v.post_ln", "vision.norm_post", 0, v->C, 0);
+    if (spelling.implied_norm) {
+        add(out, PC_GGUF_ONES, "vision.norm_post.weight", 0, v->C, 0);
+        add(out, PC_GGUF_ZEROS, "vision.norm_post.bias", 0, v->C, 0);
+    }
     if (vlm) projector_aliases(out, &c->vlm.projector);
     if (vlm && c->vlm.visual == PC_VISUAL_TILES)
         add(out, spelling.newline ? "v.image_newline" : "model.image_newline", "projector.newline",

@@ -19,10 +19,16 @@ const pc_decoder_config *pc_gguf_decoder(const pc_model_config *c);
 // PC_ERR_INPUT names what of the model a file of this part cannot say.
 pc_status pc_gguf_sayable(const pc_model_config *c, pc_gguf_part part);
 
+#define PC_GGUF_ONES  "(ones)"
+#define PC_GGUF_ZEROS "(zeros)"
+
 // Where files differ in their names; what we write is all false.
 typedef struct pc_gguf_spelling {
     bool swapped; // fc1 and fc2 are called ffn_down and ffn_up, as the first converters had it
     bool newline; // "v.image_newline", which came after "model.image_newline"
+    // The tower's last norm, which nothing reads and files leave out because llama.cpp would apply it: it stands in
+    // the list as PC_GGUF_ONES and PC_GGUF_ZEROS, so that the model can be written as a directory again.
+    bool implied_norm;
 } pc_gguf_spelling;
 
 // The tensors of one part, in the order in which files have them.

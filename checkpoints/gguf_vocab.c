@@ -155,10 +155,9 @@ static const char *pre_name(const json_t *root)
 {
     static const char *const names[] = {"qwen2",          "llama-bpe", "gpt-2", "deepseek-llm",
                                         "deepseek-coder", "tekken",    "gpt-4o"};
-    static const char *found;
+    const char *found = NULL;
     char want[8192] = "", have[8192];
     patterns(want, sizeof want, json_object_get(root, "pre_tokenizer"));
-    found = NULL;
     if (!strcmp(want, "gpt-2\n")) return "gpt-2";
     for (size_t i = 0; i < sizeof names / sizeof *names && !found; i++) {
         json_t *other = json_object(), *model = json_object();
