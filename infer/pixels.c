@@ -14,7 +14,7 @@ pc_status answer_pixels(float *out, const pc_image_config *c, const char *path)
         memset(out, 0, (size_t)(3 * c->size * c->size) * sizeof *out);
         return PC_OK;
     }
-    pc_status st = pc_image_open(&im, path, c->orient);
+    pc_status st = pc_image_open_as(&im, path, c);
 
     if (st) return st;
     st = pc_image_preprocess(out, &im, c);

@@ -97,7 +97,7 @@ static pc_status read_images(batch *b, char **paths, const pc_image_config *c)
 {
     for (int64_t i = 0; i < b->n; i++) {
         pc_image im;
-        pc_status st = pc_image_open(&im, paths[i], c->orient);
+        pc_status st = pc_image_open_as(&im, paths[i], c);
         if (st) return st;
         st = pc_image_prepare(&b->images[i], &im, c, 1);
         pc_image_close(&im);

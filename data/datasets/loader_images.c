@@ -150,7 +150,7 @@ static void normalise(float *pixels, const uint8_t *u8, const pc_images *im)
 static pc_status decode(uint8_t *u8, const pc_images *im, const char *path)
 {
     pc_image picture;
-    pc_status st = pc_image_open(&picture, path, im->config.orient);
+    pc_status st = pc_image_open_as(&picture, path, &im->config);
     if (st) return st;
     st = pc_image_fit(u8, &picture, &im->config);
     pc_image_close(&picture);

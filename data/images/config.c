@@ -215,6 +215,7 @@ static pc_status read_kind_key(pc_image_config *c, bool *known, const char *key,
     if (!strcmp(key, "max_pixels"))
         return pc_read_whole(&c->max_pixels, v, key, 1, PC_IMAGE_AREA_MAX);
     if (!strcmp(key, "min_size")) return pc_read_size(&c->min_size, v, key);
+    if (!strcmp(key, "drop_alpha")) return read_bool(&c->drop_alpha, v, key);
     if (!strcmp(key, "truncate")) return read_bool(&c->truncate, v, key);
     if (!strcmp(key, "high")) return read_high(&c->high, v);
     *known = false;
@@ -223,11 +224,11 @@ static pc_status read_kind_key(pc_image_config *c, bool *known, const char *key,
 
 static pc_status read_key(pc_image_config *c, const char *key, const json_t *v)
 {
-    static const char *const keys[] = {"size",          "fit",     "filter",    "mean",
-                                       "std",           "orient",  "kind",      "fill",
-                                       "patch",         "merge",   "pinpoints", "temporal",
-                                       "several_whole", "high",    "min_size",  "min_pixels",
-                                       "max_pixels",    "truncate"};
+    static const char *const keys[] = {"size",          "fit",      "filter",    "mean",
+                                       "std",           "orient",   "kind",      "fill",
+                                       "patch",         "merge",    "pinpoints", "temporal",
+                                       "several_whole", "high",     "min_size",  "min_pixels",
+                                       "max_pixels",    "truncate", "drop_alpha"};
     int word = 0;
     bool known = false;
     pc_status st = PC_OK;
@@ -295,6 +296,7 @@ json_t *pc_image_config_to_json(const pc_image_config *c)
     if (c->kind == PC_IMAGE_PATCHES) json_object_del(o, "size");
     if (c->has_fill) json_object_set_new(o, "fill", fill_json(c->fill));
     if (c->min_size) json_object_set_new(o, "min_size", json_integer(c->min_size));
+    if (c->drop_alpha) json_object_set_new(o, "drop_alpha", json_true());
     if (c->truncate) json_object_set_new(o, "truncate", json_true());
     if (c->kind == PC_IMAGE_TILES) {
         json_object_set_new(o, "pinpoints", pinpoints_json(&c->pinpoints));

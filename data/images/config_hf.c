@@ -12,7 +12,8 @@
  *   DeepseekVL, DeepseekVLHybrid          longest side and padding; VLM is the original code's name for either
  *
  * config.json alone tells it for Qwen-VL (visual.image_size), and for the original LLaVA code whether images
- * are padded or cut (image_aspect_ratio; its image_grid_pinpoints are (width, height)).
+ * are padded or cut (image_aspect_ratio; its image_grid_pinpoints are (width, height)). The original code of these
+ * families, and of DeepSeek-VL, drops transparency.
  */
 #include "data/images/config.h"
 
@@ -120,7 +121,7 @@ static pc_image_config class_defaults(published_class k)
         c.max_pixels = 28 * 28 * 1280;
     }
     if (deepseek) c.min_size = 14;
-    c.truncate = k == VLM;
+    c.truncate = c.drop_alpha = k == VLM; // the original code
     if (k == DEEPSEEK_HYBRID) {
         c.kind = PC_IMAGE_HYBRID;
         c.high = (pc_image_high){.size = 1024, .filter = PC_FILTER_BICUBIC};
@@ -320,6 +321,7 @@ static pc_status original_aspect(pc_image_config *c, const json_t *config)
 {
     const char *aspect = json_string_value(get(config, "image_aspect_ratio"));
     if (!aspect || c->kind != PC_IMAGE_SQUARE) return PC_OK;
+    c->drop_alpha = true;
     if (!strcmp(aspect, "pad")) c->fit = PC_FIT_PAD;
     if (strncmp(aspect, "anyres", 6) != 0) return PC_OK;
     c->kind = PC_IMAGE_TILES;
@@ -374,6 +376,7 @@ static pc_status qwen_vl(pc_image_config *out, bool *found, const json_t *config
     if (!size) return PC_OK;
     *out = pc_image_config_default(0);
     out->fit = PC_FIT_SQUASH;
+    out->drop_alpha = true;
     return pc_read_size(&out->size, size, "visual.image_size");
 }
 

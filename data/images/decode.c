@@ -40,7 +40,7 @@ void pc_image_close(pc_image *im)
     *im = (pc_image){0};
 }
 
-typedef pc_status decoder(pc_image *out, const uint8_t *bytes, size_t size);
+typedef pc_status decoder(pc_image *out, const uint8_t *bytes, size_t size, bool drop_alpha);
 
 // What begins how. Formats that are known and not read are named in the error.
 static const struct {
@@ -77,14 +77,14 @@ static const struct {
     {"<html", 0, 5, "HTML", NULL},
 };
 
-static pc_status decode_any(pc_image *out, const uint8_t *bytes, size_t size)
+static pc_status decode_any(pc_image *out, const uint8_t *bytes, size_t size, bool drop_alpha)
 {
     if (size == 0) return pc_fail(PC_ERR_FORMAT, "the file is empty");
     for (size_t i = 0; i < sizeof FORMATS / sizeof *FORMATS; i++) {
         if (size < FORMATS[i].at + FORMATS[i].length ||
             memcmp(bytes + FORMATS[i].at, FORMATS[i].magic, FORMATS[i].length) != 0)
             continue;
-        if (FORMATS[i].decode) return FORMATS[i].decode(out, bytes, size);
+        if (FORMATS[i].decode) return FORMATS[i].decode(out, bytes, size, drop_alpha);
         return pc_fail(PC_ERR_FORMAT,
                        "the file is %s, which is not read; convert it to PNG, JPEG or WebP",
                        FORMATS[i].name);
@@ -93,23 +93,39 @@ static pc_status decode_any(pc_image *out, const uint8_t *bytes, size_t size)
                    "not an image: the first bytes are none of JPEG, PNG, WebP, GIF, BMP, PPM");
 }
 
-pc_status pc_image_decode(pc_image *out, const void *bytes, size_t size, bool orient)
+static pc_status decode_upright(pc_image *out, const void *bytes, size_t size, bool orient,
+                                bool drop_alpha)
 {
     *out = (pc_image){0};
-    pc_status st = decode_any(out, bytes, size);
+    pc_status st = decode_any(out, bytes, size, drop_alpha);
     if (!st && orient) st = pc_image_orient(out, pc_exif_orientation(bytes, size));
     if (st) pc_image_close(out);
     return st;
 }
 
-pc_status pc_image_open(pc_image *out, const char *path, bool orient)
+pc_status pc_image_decode(pc_image *out, const void *bytes, size_t size, bool orient)
+{
+    return decode_upright(out, bytes, size, orient, false);
+}
+
+static pc_status open_file(pc_image *out, const char *path, bool orient, bool drop_alpha)
 {
     char *bytes = NULL;
     size_t size = 0;
     *out = (pc_image){0};
     pc_status st = pc_file_read(&bytes, &size, path, FILE_MAX);
     if (st) return pc_context(st, "image");
-    st = pc_image_decode(out, bytes, size, orient);
+    st = decode_upright(out, bytes, size, orient, drop_alpha);
     free(bytes);
     return pc_context(st, "image '%s'", path);
+}
+
+pc_status pc_image_open(pc_image *out, const char *path, bool orient)
+{
+    return open_file(out, path, orient, false);
+}
+
+pc_status pc_image_open_as(pc_image *out, const char *path, const pc_image_config *c)
+{
+    return open_file(out, path, c->orient, c->drop_alpha);
 }

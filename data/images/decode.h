@@ -12,7 +12,8 @@
  *   visual.c      files into what a model's eyes are given
  *   config.c      the settings: defaults, our JSON    config_hf.c  as published directories state them
  *
- * Transparency: images with an alpha channel are composited on white, as the processors of today do.
+ * Transparency: images with an alpha channel are composited on white, as the processors of today do; or the
+ * channel is dropped, as the original code of some families does.
  */
 #ifndef PC_DATA_IMAGES_DECODE_H
 #define PC_DATA_IMAGES_DECODE_H
@@ -34,9 +35,10 @@ static inline uint8_t pc_over_white(uint8_t value, uint8_t alpha)
     return alpha ? (uint8_t)((((t >> 8) + t) >> 8) >> 7) : 255;
 }
 
-pc_status pc_jpeg_decode(pc_image *out, const uint8_t *bytes, size_t size);
-pc_status pc_webp_decode(pc_image *out, const uint8_t *bytes, size_t size);
-pc_status pc_other_decode(pc_image *out, const uint8_t *bytes, size_t size); // PNG, BMP, GIF, PNM
+pc_status pc_jpeg_decode(pc_image *out, const uint8_t *bytes, size_t size, bool drop_alpha);
+pc_status pc_webp_decode(pc_image *out, const uint8_t *bytes, size_t size, bool drop_alpha);
+// PNG, BMP, GIF, PNM
+pc_status pc_other_decode(pc_image *out, const uint8_t *bytes, size_t size, bool drop_alpha);
 pc_status pc_other_size(int64_t *height, int64_t *width, const uint8_t *bytes, size_t size);
 
 // EXIF orientation 1..8 of a JPEG, PNG or WebP file; 1 when there is none or it makes no sense.

@@ -48,8 +48,9 @@ typedef struct pc_image_config {
     pc_fit fit;   // squares
     pc_filter filter;
     double mean[3], std[3];
-    bool orient;   // apply EXIF orientation
-    bool has_fill; // pad with `fill`; otherwise with int(255 mean)
+    bool orient;     // apply EXIF orientation
+    bool drop_alpha; // transparency is left out of account (older code), not laid over white
+    bool has_fill;   // pad with `fill`; otherwise with int(255 mean)
     uint8_t fill[3];
     pc_image_kind kind;
     // tiles
@@ -82,6 +83,8 @@ pc_status pc_image_config_from_hf(pc_image_config *out, const json_t *preprocess
 // Errors name the file and what is wrong (truncated, no image, absurd size). At most 2^28 pixels.
 pc_status pc_image_open(pc_image *out, const char *path, bool orient);
 pc_status pc_image_decode(pc_image *out, const void *bytes, size_t size, bool orient);
+// As the settings have it: upright or not, transparency.
+pc_status pc_image_open_as(pc_image *out, const char *path, const pc_image_config *c);
 void pc_image_close(pc_image *im);
 // Upright height and width, from the first bytes alone: quick, and pixels may still turn out damaged.
 pc_status pc_image_size(int64_t *height, int64_t *width, const char *path, bool orient);

@@ -90,8 +90,9 @@ static pc_status decode(pc_image *out, struct jpeg_decompress_struct *d, const u
     return PC_OK;
 }
 
-pc_status pc_jpeg_decode(pc_image *out, const uint8_t *bytes, size_t size)
+pc_status pc_jpeg_decode(pc_image *out, const uint8_t *bytes, size_t size, bool drop_alpha)
 {
+    (void)drop_alpha; // there is none
     struct jpeg_decompress_struct d = {0};
     struct jpeg_progress_mgr progress = {.progress_monitor = on_progress};
     failure f = {.cut = false};

@@ -109,13 +109,13 @@ static const char *format_name(const uint8_t *bytes)
 }
 
 // Grey, grey with alpha, RGB or RGBA to RGB.
-static void to_rgb(uint8_t *rgb, const uint8_t *p, int channels, int64_t pixels)
+static void to_rgb(uint8_t *rgb, const uint8_t *p, int channels, int64_t pixels, bool drop_alpha)
 {
     if (channels == 3) {
         memcpy(rgb, p, (size_t)(3 * pixels));
         return;
     }
-    const bool colour = channels >= 3, alpha = channels == 2 || channels == 4;
+    const bool colour = channels >= 3, alpha = (channels == 2 || channels == 4) && !drop_alpha;
     for (int64_t i = 0; i < pixels; i++, p += channels)
         for (int c = 0; c < 3; c++) {
             const uint8_t v = p[colour ? c : 0];
@@ -123,7 +123,7 @@ static void to_rgb(uint8_t *rgb, const uint8_t *p, int channels, int64_t pixels)
         }
 }
 
-pc_status pc_other_decode(pc_image *out, const uint8_t *bytes, size_t size)
+pc_status pc_other_decode(pc_image *out, const uint8_t *bytes, size_t size, bool drop_alpha)
 {
     const char *name = format_name(bytes);
     pc_status st = PC_OK;
@@ -146,7 +146,7 @@ pc_status pc_other_decode(pc_image *out, const uint8_t *bytes, size_t size)
         st = pc_fail(PC_ERR_FORMAT, "%s: two sizes, (%d,%d) and (%lld,%lld)", name, w, h,
                      (long long)out->width, (long long)out->height);
     } else {
-        to_rgb(out->rgb, pixels, channels, out->width * out->height);
+        to_rgb(out->rgb, pixels, channels, out->width * out->height, drop_alpha);
     }
     stbi_image_free(pixels);
     return st;

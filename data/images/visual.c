@@ -132,7 +132,7 @@ pc_status pc_visual_read(float *pixels, float *high, const pc_image_shape *s,
         if (s->high) memset(high, 0, (size_t)pc_visual_high(s) * sizeof *high);
         return PC_OK;
     }
-    pc_status st = pc_image_open(&im, path, image->orient);
+    pc_status st = pc_image_open_as(&im, path, image);
     if (st) return st;
     pc_image_shape own = *s;
     if (pc_visual_fixed(image)) {

@@ -7,14 +7,15 @@
 #include <webp/decode.h>
 #include <webp/demux.h>
 
-static void over_white(uint8_t *rgb, const uint8_t *rgba, int64_t n)
+static void to_rgb(uint8_t *rgb, const uint8_t *rgba, int64_t n, bool drop_alpha)
 {
     for (int64_t i = 0; i < n; i++)
         for (int c = 0; c < 3; c++)
-            rgb[3 * i + c] = pc_over_white(rgba[4 * i + c], rgba[4 * i + 3]);
+            rgb[3 * i + c] =
+                drop_alpha ? rgba[4 * i + c] : pc_over_white(rgba[4 * i + c], rgba[4 * i + 3]);
 }
 
-static pc_status first_picture(pc_image *out, const uint8_t *bytes, size_t size)
+static pc_status first_picture(pc_image *out, const uint8_t *bytes, size_t size, bool drop_alpha)
 {
     const WebPData data = {bytes, size};
     WebPAnimDecoder *a = WebPAnimDecoderNew(&data, NULL);
@@ -22,12 +23,12 @@ static pc_status first_picture(pc_image *out, const uint8_t *bytes, size_t size)
     int when = 0;
     if (!a) return pc_fail(PC_ERR_FORMAT, "WebP: the animation is damaged");
     const bool ok = WebPAnimDecoderGetNext(a, &rgba, &when) != 0;
-    if (ok) over_white(out->rgb, rgba, out->width * out->height);
+    if (ok) to_rgb(out->rgb, rgba, out->width * out->height, drop_alpha);
     WebPAnimDecoderDelete(a);
     return ok ? PC_OK : pc_fail(PC_ERR_FORMAT, "WebP: the first picture is damaged or cut short");
 }
 
-pc_status pc_webp_decode(pc_image *out, const uint8_t *bytes, size_t size)
+pc_status pc_webp_decode(pc_image *out, const uint8_t *bytes, size_t size, bool drop_alpha)
 {
     WebPBitstreamFeatures f;
     const VP8StatusCode code = WebPGetFeatures(bytes, size, &f);
@@ -36,7 +37,7 @@ pc_status pc_webp_decode(pc_image *out, const uint8_t *bytes, size_t size)
     if (code != VP8_STATUS_OK) return pc_fail(PC_ERR_FORMAT, "WebP: the header is damaged");
     pc_status st = pc_image_alloc(out, f.width, f.height);
     if (st) return st;
-    if (f.has_animation) return first_picture(out, bytes, size);
+    if (f.has_animation) return first_picture(out, bytes, size, drop_alpha);
 
     const size_t pixels = (size_t)(out->width * out->height);
     if (!f.has_alpha) {
@@ -47,7 +48,7 @@ pc_status pc_webp_decode(pc_image *out, const uint8_t *bytes, size_t size)
     uint8_t *rgba = malloc(4 * pixels);
     if (!rgba) return pc_fail(PC_ERR_MEMORY, "%zu bytes of an image", 4 * pixels);
     if (WebPDecodeRGBAInto(bytes, size, rgba, 4 * pixels, (int)(4 * out->width)))
-        over_white(out->rgb, rgba, (int64_t)pixels);
+        to_rgb(out->rgb, rgba, (int64_t)pixels, drop_alpha);
     else
         st = pc_fail(PC_ERR_FORMAT, "WebP: the picture is damaged or cut short");
     free(rgba);

@@ -22,7 +22,7 @@ static const char *const OURS[] = {
     "{\"size\":32,\"kind\":\"hybrid\",\"min_size\":4,\"truncate\":true,\"high\":{\"size\":64,"
     "\"filter\":\"bicubic\",\"mean\":[0.5,0.5,0.5],\"std\":[0.25,0.5,0.5],\"fill\":[1,2,3],"
     "\"float_low\":true}}",
-    "{\"size\":32,\"fit\":\"longest\",\"min_size\":14,\"fill\":[127,127,127]}",
+    "{\"size\":32,\"fit\":\"longest\",\"min_size\":14,\"fill\":[127,127,127],\"drop_alpha\":true}",
 };
 
 static void test_ours(void **state)

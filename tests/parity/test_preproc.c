@@ -19,13 +19,14 @@
 
 static json_t *meta;
 
-static pc_image open_golden(const json_t *entry)
+static pc_image open_golden(const json_t *entry, bool drop_alpha)
 {
     char path[256];
     pc_image im;
     snprintf(path, sizeof path, "goldens/preproc/%s",
              json_string_value(json_object_get(entry, "file")));
-    if (pc_image_open(&im, shared_path(path), false)) fail_msg("%s", pc_error_text());
+    const pc_image_config c = {.drop_alpha = drop_alpha};
+    if (pc_image_open_as(&im, shared_path(path), &c)) fail_msg("%s", pc_error_text());
     assert_int_equal(im.width, json_integer_value(json_object_get(entry, "width")));
     assert_int_equal(im.height, json_integer_value(json_object_get(entry, "height")));
     return im;
@@ -58,7 +59,7 @@ static void test_decoded(void **state)
     (void)state;
     if (!meta) skip();
     pc_safetensors *s = open_set("decoded_rgb_u8");
-    size_t i, checked = 0;
+    size_t i, checked = 0, dropped = 0;
     json_t *entry;
     json_array_foreach(json_object_get(meta, "images"), i, entry)
     {
@@ -68,12 +69,19 @@ static void test_decoded(void **state)
         const pc_st_entry *whole = pc_safetensors_find(s, name),
                           *some = pc_safetensors_find(s, rows4);
         if (!whole && !some) continue;
-        pc_image im = open_golden(entry);
+        pc_image im = open_golden(entry, false);
         check_rows(name, im.rgb, im.width, im.height, whole ? 1 : 4, whole ? whole : some);
         pc_image_close(&im);
         checked++;
+        snprintf(rows4, sizeof rows4, "%s.dropalpha", name);
+        if (!(whole = pc_safetensors_find(s, rows4))) continue;
+        im = open_golden(entry, true);
+        check_rows(rows4, im.rgb, im.width, im.height, 1, whole);
+        pc_image_close(&im);
+        dropped++;
     }
     assert_int_equal(checked, 8);
+    assert_int_equal(dropped, 3);
     pc_safetensors_close(s);
 }
 
@@ -105,7 +113,7 @@ static void check_u8(const char *processor, int64_t size)
         const char *name = json_string_value(json_object_get(entry, "name"));
         const char *hash = json_string_value(json_object_get(hashes, name));
         if (!hash) continue;
-        pc_image im = open_golden(entry);
+        pc_image im = open_golden(entry, false);
         assert_int_equal(pc_image_fit(u8, &im, &c), PC_OK);
         check_rows(name, u8, size, size, 5, pc_safetensors_find(s, name));
         char got[65];
@@ -139,22 +147,30 @@ static void check_floats(const char *processor)
     pc_safetensors *s = open_set(file);
     const pc_image_config c = config_of(processor, 32);
     size_t i;
+    int64_t checked = 0;
     json_t *entry;
     json_array_foreach(json_object_get(meta, "images"), i, entry)
     {
         const char *name = json_string_value(json_object_get(entry, "name"));
-        pc_image im = open_golden(entry);
-        assert_int_equal(pc_image_preprocess(got, &im, &c), PC_OK);
-        assert_int_equal(pc_st_floats(want, pc_safetensors_find(s, name), n), PC_OK);
-        for (int64_t k = 0; k < n; k++) {
-            const double err = fabs((double)got[k] - (double)want[k]);
-            if (!(err <= 1e-5)) // seen 2.4e-7
-                fail_msg("%s %s: value %lld is %g, expected %g", processor, name, (long long)k,
-                         (double)got[k], (double)want[k]);
-            if (err > worst) worst = err;
+        for (int drop = 0; drop < 2; drop++) {
+            char key[128];
+            snprintf(key, sizeof key, "%s%s", name, drop ? ".dropalpha" : "");
+            if (!pc_safetensors_find(s, key)) continue;
+            pc_image im = open_golden(entry, drop);
+            assert_int_equal(pc_image_preprocess(got, &im, &c), PC_OK);
+            assert_int_equal(pc_st_floats(want, pc_safetensors_find(s, key), n), PC_OK);
+            for (int64_t k = 0; k < n; k++) {
+                const double err = fabs((double)got[k] - (double)want[k]);
+                if (!(err <= 1e-5)) // seen 2.4e-7
+                    fail_msg("%s %s: value %lld is %g, expected %g", processor, key, (long long)k,
+                             (double)got[k], (double)want[k]);
+                if (err > worst) worst = err;
+            }
+            pc_image_close(&im);
+            checked++;
         }
-        pc_image_close(&im);
     }
+    assert_int_equal(checked, pc_safetensors_count(s));
     print_message("%s: largest difference %.2g\n", file, worst);
     pc_safetensors_close(s);
 }
