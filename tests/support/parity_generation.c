@@ -8,6 +8,7 @@
 
 #include "checkpoints/bundle.h"
 #include "checkpoints/given.h"
+#include "model/networks/placement.h"
 #include "model/networks/generate.h"
 #include "tests/support/scratch.h"
 
@@ -118,6 +119,7 @@ void parity_generation(const char *dir)
     char path[1024];
     pc_bundle b = {0};
     pc_runner r = {0};
+    pc_placement p = {0};
     pc_safetensors *from = NULL;
 
     printf("%s: generation\n", dir);
@@ -127,7 +129,7 @@ void parity_generation(const char *dir)
     const bool first = pc_safetensors_open(&from, path);
     snprintf(path, sizeof path, "%s/inputs.safetensors", dir);
     if ((first && pc_safetensors_open(&from, path)) || pc_bundle_open(&b, dir) ||
-        pc_runner_open(&r, 2, NULL)) {
+        pc_runner_open(&r, 2, NULL) || pc_placement_open(&p, &b.model, r.backend.memory)) {
         parity_broken(dir);
         goto done;
     }
@@ -137,6 +139,7 @@ void parity_generation(const char *dir)
         one(&b, &r, json_array_get(prompts, i), (int)i, from, first);
 done:
     pc_safetensors_close(from);
+    pc_placement_close(&p);
     pc_runner_close(&r);
     pc_bundle_close(&b);
     json_decref(json);

@@ -6,6 +6,7 @@
  * (entry of the leading dimension of every tensor of the batches file) or `micro_batches` (numbers n: tensors
  * "mb<n>.*"). Token losses are normalised by the supervised tokens of the whole step.
  */
+#include "model/networks/placement.h"
 #include "train/commands/replay.h"
 
 #include "model/core/cli.h"
@@ -25,6 +26,7 @@ typedef struct replay {
     pc_safetensors *batches;
     pc_aliases names;
     pc_runner runner;
+    pc_placement placement;
     pc_arena grads;
     optimizer optimizer;
     json_t *trace;
@@ -106,7 +108,7 @@ static pc_status set_up(replay *r, const char *model, const char *adapter, const
                         const char *batches, int64_t threads)
 {
     json_error_t error;
-    optimizer_config config;
+    optimizer_config config = {0};
     pc_status st;
 
     if ((st = pc_bundle_open(&r->bundle, model)) || (st = pc_bundle_adapt(&r->bundle, adapter)) ||
@@ -123,13 +125,14 @@ static pc_status set_up(replay *r, const char *model, const char *adapter, const
 
     pc_params *params = &r->bundle.model.params;
     named_freeze_unreached(&r->bundle.model, &(pc_given){.images = 1});
-    if ((st = pc_arena_open(&r->grads, "gradients", pc_params_bytes(params, PC_F32, true))))
+    if ((st = pc_runner_open(&r->runner, (int)threads, &named_grad)) ||
+        (st = pc_placement_open(&r->placement, &r->bundle.model, r->runner.backend.memory)) ||
+        (st = pc_arena_open_in(&r->grads, "gradients", r->runner.backend.memory,
+                               pc_params_bytes(params, PC_F32, true), 0)))
         return st;
     pc_params_bind_grads(params, &r->grads, PC_F32);
-    if ((st = pc_runner_open(&r->runner, (int)threads, &named_grad)) ||
-        (st = optimizer_open(&r->optimizer, params, &config, r->runner.pool)))
-        return st;
-    return PC_OK;
+    config.backend = &r->runner.backend;
+    return optimizer_open(&r->optimizer, params, &config, r->runner.pool);
 }
 
 // The batches of a step: one slice, or several micro-batches.
@@ -182,7 +185,10 @@ static pc_status one_step(replay *r, const json_t *step, int64_t s)
         goto done;
     }
 
-    pc_params_zero_grads(&m->params);
+    for (int i = 0; i < m->params.count; i++) {
+        const pc_tensor g = m->params.list[i].weight->g;
+        if (pc_present(g)) r->runner.ctx.ops->zero_forward(&r->runner.ctx, g);
+    }
     for (int i = 0; i < count; i++) {
         named_pass pass = {.model = m, .given = &given[i], .coef = 1.0 / M};
         if ((st = pc_runner_run(&r->runner, named_pass_run, &pass))) goto done;
@@ -216,12 +222,14 @@ static pc_status run(replay *r, const char *const *path, int64_t threads)
         return pc_fail(PC_ERR_FORMAT, "trace '%s': key 'trace': expected a list of steps", path[1]);
     json_array_foreach(steps, s, step) if ((st = one_step(r, step, (int64_t)s))) return pc_context(
         st, "trace '%s'", path[1]);
+    if ((st = pc_placement_fetch(&r->placement))) return st;
     return named_write(path[3], &r->names, &r->bundle.model.params, NAMED_WEIGHTS, NULL);
 }
 
 static void tear_down(replay *r)
 {
     optimizer_close(&r->optimizer);
+    pc_placement_close(&r->placement);
     pc_runner_close(&r->runner);
     pc_arena_close(&r->grads);
     pc_aliases_close(&r->names);
