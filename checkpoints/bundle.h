@@ -1,6 +1,15 @@
 /*
  * bundle.h - anything a command calls MODEL, opened: weights with the tokenizer, template and image settings that
  * belong to them. A native checkpoint (.h5), a Hugging Face directory as published, or a .gguf with its mmproj.
+ *
+ * The room, by subject:
+ *   bundle.h     this file                  mapped.h     matrices left in their files, for inference
+ *   native.h     native.c, native_read.c, native_map.c, native_text.c, native_import.c; h5_sink.h, native_h5.h below
+ *   safetensors.h, pickle.h, zip.h          tensors of files, one tensor_set.h behind all; numbers.h narrow types
+ *   hf.h         a directory, matched       hf_carry.h   what stays of it      hf_config.h, hf_export.h, card.h   out
+ *   gguf.h       gguf_model.h in, gguf_export.h out                            peft.h, adapters.h   low-rank adapters
+ *   supply.h     a model's numbers wherever they lie, for conversions          verify.h   what was written, checked
+ *   given.h      batches given as tensors   commands/    those of percept-convert
  */
 #ifndef PC_CHECKPOINTS_BUNDLE_H
 #define PC_CHECKPOINTS_BUNDLE_H
