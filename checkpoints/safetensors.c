@@ -191,7 +191,7 @@ static pc_status add_file(pc_safetensors *s, const char *path)
             return pc_context(st, "tensor '%.200s'", name);
         s->count++;
     }
-    return check_cover(s->list + first, s->count - first, data, size);
+    return check_cover(s->list ? s->list + first : NULL, s->count - first, data, size);
 }
 
 static pc_status open_single(pc_safetensors *s, const char *path)

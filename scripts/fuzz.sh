@@ -40,9 +40,9 @@ for name in "${targets[@]}"; do
         "$dir/fuzz/fuzz_$name" -max_total_time="$seconds" -max_len=65536 -timeout=10 -rss_limit_mb=1024 \
         -print_final_stats=1 -detect_leaks=$leaks -artifact_prefix="$dir/finds/$name/" \
         "$dir/corpus/$name" "$dir/seeds/$name" >"$log" 2>&1 || status=$?
-    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-    rate=$(sed -n 's/^stat::average_exec_per_sec: *//p' "$log")
-    peak=$(sed -n 's/^stat::peak_rss_mb: *//p' "$log")
+    runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -1)
+    rate=$(sed -n 's/^stat::average_exec_per_sec: *//p' "$log" | tail -1)
+    peak=$(sed -n 's/^stat::peak_rss_mb: *//p' "$log" | tail -1)
     edges=$(grep -o 'cov: [0-9]*' "$log" | tail -1)
     printf '%-16s %10s runs  %7s a second  %-10s  %4s MB  %s\n' "$name" "${runs:-?}" "${rate:-?}" "${edges:-cov: ?}" \
         "${peak:-?}" "$([ $status -eq 0 ] && echo clean || echo "FOUND SOMETHING: $log")"
