@@ -85,11 +85,9 @@ static void pack_stored(float *out, const pc_product *p, int64_t k0, int64_t kc,
     float wide[NR * PITCH];
     for (int64_t n = 0; n < nc; n += NR, out += kc * NR) {
         const int64_t width = pc_min64(NR, nc - n);
-        for (int64_t i = 0; i < width; i++)
-            S(pc_stored_row)
-            (wide + i * PITCH, p->type,
-             (const unsigned char *)p->stored + pc_dtype_bytes(p->type, (n0 + n + i) * p->ldb), k0,
-             kc);
+        for (int64_t i = 0; i < width; i++) S(pc_stored_row)
+        (wide + i * PITCH, p->type,
+         (const unsigned char *)p->stored + pc_dtype_bytes(p->type, (n0 + n + i) * p->ldb), k0, kc);
         pack_transposed(out, NR, wide, PITCH, width, kc);
     }
 }
