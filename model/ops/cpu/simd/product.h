@@ -6,7 +6,7 @@
  *
  * Blocks of B are packed into panels that stay in the second-level cache; a register tile runs over
  * all K of a block; sums over K keep their order whatever the thread count. Faster than OpenBLAS 0.3.21
- * on the shapes of small models, equal on large ones (tests/bench), so BLAS is not called at all.
+ * on the shapes of small models and where something follows the product; a large bare one is left to it.
  */
 #ifndef PC_OPS_CPU_SIMD_PRODUCT_H
 #define PC_OPS_CPU_SIMD_PRODUCT_H
@@ -45,6 +45,9 @@ enum { PC_THIN = 8, PC_THIN_N = 4 };
 // sums[m PC_THIN_N + i] = sum_k a[m,k] stored[n0 + i,k] for M <= PC_THIN rows and i < width.
 void pc_stored_dots_avx2(float *sums, const pc_product *p, int64_t n0, int64_t width);
 void pc_stored_dots_avx512(float *sums, const pc_product *p, int64_t n0, int64_t width);
+
+// Multiplications from which a bare product goes to OpenBLAS.
+#define PC_LARGE_PRODUCT 1e8
 
 // Blocks: K terms by N columns of B are packed at a time, and a strip of A where its stride is bad.
 enum { PC_PACK_K = 256, PC_PACK_N = 384, PC_PACK_M = 16 };

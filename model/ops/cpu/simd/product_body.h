@@ -5,6 +5,7 @@
  * A strip of A (MR x K floats) stays in the first-level cache while the panels pass by; it is read in
  * place, or copied first where its stride would map every row to the same cache sets.
  */
+#include "model/ops/cpu/gemm.h"
 #include "model/ops/cpu/simd/product.h"
 #include "model/ops/cpu/simd/tile.h"
 #include "model/ops/cpu/stored.h"
@@ -340,8 +341,15 @@ void S(pc_product)(pc_pool *pool, const pc_product *p)
                     thin_columns, &job);
         return;
     }
+    // The blocking here is for small models; a large product without anything to do at its end is OpenBLAS's.
+    const double work = (double)p->M * (double)p->N * (double)p->K;
+    if (work >= PC_LARGE_PRODUCT && !job.stored && !job.bias && !job.add && !job.act) {
+        pc_gemm_f32(pool, job.trans_a, job.trans_b, job.M, job.N, job.K, 1.0f, job.a, job.lda,
+                    job.b, job.ldb, job.accumulate ? 1.0f : 0.0f, job.c, job.ldc);
+        return;
+    }
     // Too little to share: about 20 microseconds of one core.
-    const bool small = (double)p->M * (double)p->N * (double)p->K < 1e6;
+    const bool small = work < 1e6;
     const int64_t threads = small ? 1 : pc_pool_threads(pool);
     grid g = best_grid(&job, threads);
     if (threads == 1)
