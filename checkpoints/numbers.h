@@ -1,9 +1,7 @@
 /*
  * numbers.h - the floating types of files, widened and narrowed.
  *
- *   bf16   the upper half of an f32        f16   1 sign, 5 exponent (bias 15), 10 fraction bits
- *
- * Widening is exact; narrowing rounds to nearest, ties to even, overflows to infinity. What was widened narrows to
+ * One number at a time: model/core/quant.h. Widening is exact; narrowing rounds to nearest, ties to even, overflows to infinity. What was widened narrows to
  * the very bits it came from, NaNs included. Neither side need be aligned.
  */
 #ifndef PC_CHECKPOINTS_NUMBERS_H
@@ -18,9 +16,5 @@ const char *pc_dtype_text(pc_dtype t);
 // n numbers of f32, bf16 or f16 (widening takes f64 too, rounded).
 void pc_widen(float *out, const void *in, pc_dtype t, int64_t n);
 void pc_narrow(void *out, pc_dtype t, const float *in, int64_t n);
-
-float pc_f32_from_f16(uint16_t h);
-uint16_t pc_f16_from_f32(float f);
-uint16_t pc_bf16_from_f32(float f);
 
 #endif

@@ -96,7 +96,10 @@ float pc_f16_to_f32(uint16_t h)
 uint16_t pc_f32_to_f16(float x)
 {
     const uint32_t u = to_bits(x), sign = u >> 16 & 0x8000u, a = u & 0x7FFFFFFFu;
-    if (a > 0x7F800000u) return (uint16_t)(sign | 0x7E00u | (a >> 13 & 0x3FFu)); // NaN, quiet
+    if (a > 0x7F800000u) { // NaN: the bits it has, quiet where they do not fit
+        const uint32_t frac = a >> 13 & 0x3FFu;
+        return (uint16_t)(sign | 0x7C00u | frac | ((a & 0x1FFFu) || !frac ? 0x200u : 0u));
+    }
     if (a >= 0x477FF000u) return (uint16_t)(sign | 0x7C00u); // 65520 and above round to infinity
     if (a <
         0x38800000u) { // below 2^-14: multiples of 2^-24; adding 0.5 leaves them in the low bits
@@ -115,7 +118,8 @@ float pc_bf16_to_f32(uint16_t h)
 uint16_t pc_f32_to_bf16(float x)
 {
     const uint32_t u = to_bits(x);
-    if ((u & 0x7FFFFFFFu) > 0x7F800000u) return (uint16_t)(u >> 16 | 64u); // NaN, quiet
+    if ((u & 0x7FFFFFFFu) > 0x7F800000u) // NaN, as above
+        return (uint16_t)(u >> 16 | ((u & 0xFFFFu) || !(u & 0x7F0000u) ? 0x40u : 0u));
     return (uint16_t)((u + 0x7FFFu + (u >> 16 & 1u)) >> 16);
 }
 

@@ -2,6 +2,7 @@
  * test_numbers.c - narrow types: every bit pattern survives widening and narrowing; rounding is to nearest, ties to even.
  */
 #include "checkpoints/numbers.h"
+#include "model/core/quant.h"
 #include "checkpoints/safetensors.h"
 #include "tests/support/scratch.h"
 
@@ -41,22 +42,22 @@ static void test_bf16(void **state)
 {
     (void)state;
     every_pattern(PC_BF16);
-    assert_int_equal(pc_bf16_from_f32(1.00390625F), 0x3F80);
-    assert_int_equal(pc_bf16_from_f32(1.01171875F), 0x3F82);
-    assert_int_equal(pc_bf16_from_f32(3.4e38F), 0x7F80);
-    assert_true((pc_bf16_from_f32(nanf("1")) & 0x7FC0) == 0x7FC0);
+    assert_int_equal(pc_f32_to_bf16(1.00390625F), 0x3F80);
+    assert_int_equal(pc_f32_to_bf16(1.01171875F), 0x3F82);
+    assert_int_equal(pc_f32_to_bf16(3.4e38F), 0x7F80);
+    assert_true((pc_f32_to_bf16(nanf("1")) & 0x7FC0) == 0x7FC0);
 }
 
 static void test_f16(void **state)
 {
     (void)state;
     every_pattern(PC_F16);
-    assert_int_equal(pc_f16_from_f32(65519.0F), 0x7BFF);
-    assert_int_equal(pc_f16_from_f32(65520.0F), 0x7C00);
-    assert_int_equal(pc_f16_from_f32(-1e30F), 0xFC00);
-    assert_int_equal(pc_f16_from_f32(0x1p-25F), 0);
-    assert_int_equal(pc_f16_from_f32(0x1.002p-25F), 1);
-    assert_int_equal(pc_f16_from_f32(-0x1p-40F), 0x8000);
+    assert_int_equal(pc_f32_to_f16(65519.0F), 0x7BFF);
+    assert_int_equal(pc_f32_to_f16(65520.0F), 0x7C00);
+    assert_int_equal(pc_f32_to_f16(-1e30F), 0xFC00);
+    assert_int_equal(pc_f32_to_f16(0x1p-25F), 0);
+    assert_int_equal(pc_f32_to_f16(0x1.002p-25F), 1);
+    assert_int_equal(pc_f32_to_f16(-0x1p-40F), 0x8000);
 }
 
 static uint64_t bits_at(const pc_st_entry *e, size_t i)
@@ -99,7 +100,7 @@ static void test_shared(void **state)
                       *to = pc_safetensors_find(s, "f16_to_f32_bits");
     assert_true(from && to && from->bytes == to->bytes && from->bytes > 8000);
     for (size_t i = 0; i < from->bytes / 8; i++) {
-        const float f = pc_f32_from_f16((uint16_t)bits_at(from, i));
+        const float f = pc_f16_to_f32((uint16_t)bits_at(from, i));
         uint32_t u;
         memcpy(&u, &f, sizeof u);
         if (u != bits_at(to, i)) fail_msg("%04lx gives %08x", (long)bits_at(from, i), u);
