@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Random weights in the exact shapes of LLaVA-1.5-7B (bf16 shards, 14 GB) and CLIP ViT-L/14-336 (f32, 1.7 GB): opened,
-# inspected, asked. Prints seconds and peak memory; "anonymous" leaves out what the system may drop at any time, the
+# inspected, asked, taken in and given back. Prints seconds and peak memory; "anonymous" leaves out what the system may drop at any time, the
 # pages of the files themselves.
 #
 #   scripts/real_shapes.sh [FOLDER]        PERCEPT_BIN: build/bin   PERCEPT_TESTS: build/tests   KEEP=1 keeps the files
@@ -99,3 +99,18 @@ forget "$out/clip"
 for how in cold warm; do
     run "classify clip, $how" "$bin/percept" classify "$out/clip" --label circle --label square "$image"
 done
+
+# In and out again. The pairs of 14 GB follow one another: 45 GB of disk are enough for all of it.
+room=$(($(df --output=avail -k "$out" | tail -1) / 1000000))
+if [ "$room" -lt 30 ]; then
+    echo "import and export of llava left out: they take 29 GB more and $room GB are free under $out"
+    exit 0
+fi
+run "import llava" "$bin/percept-convert" import "$out/llava" --out "$out/llava.h5"
+run "export llava as hf" "$bin/percept-convert" export "$out/llava.h5" --format hf --out "$out/again"
+for f in "$out"/llava/*.safetensors; do cmp "$f" "$out/again/$(basename "$f")"; done
+echo "the exported shards are those that came in, byte for byte"
+rm -rf "$out/again"
+run "export llava as gguf, bf16" "$bin/percept-convert" export "$out/llava.h5" --format gguf --dtype BF16 --out "$out/pair"
+rm -rf "$out/pair"
+run "export llava as gguf, q8_0" "$bin/percept-convert" export "$out/llava.h5" --format gguf --dtype Q8_0 --out "$out/pair"
