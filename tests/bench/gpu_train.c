@@ -2,6 +2,7 @@
  * gpu_train.c - training steps of published shapes on a device: time, FLOPs, memory beside the plan's.
  *
  *   gpu_train --row NAME [--steps N] [--profile] [--json] ...
+ *   gpu_train --ceiling [--json]      what the device gives at most: a large bf16 product, a large copy
  *
  * Rows stand in tests/bench/gpu_shapes.json. The step is the trainer's own: train/engine, train/objective,
  * train/optimizer. Weights are random and are made on the device: a few MB of normal numbers, scaled and repeated, so
@@ -25,7 +26,7 @@
 typedef struct options {
     const char *row, *path, *device;
     int64_t steps, warmup, shrink, narrow, batch, shapes;
-    bool json, profile, upload, recompute, list;
+    bool json, profile, upload, recompute, ceiling;
 } options;
 
 typedef struct bench {
@@ -459,6 +460,55 @@ static void print(const bench *b, const result *r)
            plan_bytes(planned, sizeof planned, (double)p->total), off);
 }
 
+// A product of 8192^3 as every linear map is made, and the device's copy of a GiB: read and written.
+static void ceiling(bench *b)
+{
+    enum { N = 8192, REPEATS = 30 };
+    const size_t matrix = (size_t)N * N * 2, copied = (size_t)1 << 30;
+    pc_arena a;
+    must(pc_backend_choose(&b->backend, b->o->device));
+    if (!b->backend.memory) must(pc_fail(PC_ERR_INPUT, "the ceilings are a device's"));
+    must(pc_arena_open_in(&a, "matrices", b->backend.memory, 3 * matrix + 2 * copied + 4096, 0));
+    pc_ctx ctx = {.ops = pc_backend_ops(&b->backend), .real = PC_BF16, .act = &a, .scratch = &a};
+    const pc_tensor x = pc_alloc2(&a, PC_BF16, N, N), w = pc_alloc2(&a, PC_BF16, N, N);
+    const pc_tensor y = pc_alloc2(&a, PC_BF16, N, N);
+    void *from = pc_arena_numbers(&a, copied), *to = pc_arena_numbers(&a, copied);
+    source s;
+    open_source(&s, b);
+    for (int64_t at = 0; at < (int64_t)N * N; at += BLOCK) {
+        const int64_t count = (int64_t)N * N - at < BLOCK ? (int64_t)N * N - at : BLOCK;
+        for (int i = 0; i < 2; i++)
+            ctx.ops->copy_forward(&ctx,
+                                  pc_view2((uint16_t *)(i ? w : x).data + at, PC_BF16, 1, count),
+                                  pc_cols(s.normals, 0, count));
+    }
+    double best[2] = {1e30, 1e30};
+    for (int round = 0; round < 4; round++)
+        for (int kind = 0; kind < 2; kind++) {
+            wait_for(b);
+            const double began = pc_seconds();
+            for (int i = 0; i < REPEATS; i++)
+                if (kind)
+                    copy(b, to, from, copied);
+                else
+                    ctx.ops->linear_forward(&ctx, y, x, w, PC_NONE, PC_NONE);
+            wait_for(b);
+            const double seconds = (pc_seconds() - began) / REPEATS;
+            if (round > 0 && seconds < best[kind]) best[kind] = seconds;
+        }
+    const double tflops = 2e-12 * (double)N * N * N / best[0];
+    const double gbs = 2e-9 * (double)copied / best[1];
+    if (b->o->json)
+        printf("{\"row\": \"ceiling\", \"who\": \"percept\", \"tflops\": %.1f, \"gbs\": %.1f, "
+               "\"device\": \"%s\"}\n",
+               tflops, gbs, b->backend.device);
+    else
+        printf("%s: %.1f TFLOP/s in an 8192^3 product in bf16, %.0f GB/s copying\n",
+               b->backend.device, tflops, gbs);
+    close_source(&s);
+    pc_arena_close(&a);
+}
+
 static void close_bench(bench *b)
 {
     optimizer_close(&b->optimizer);
@@ -494,6 +544,7 @@ int main(int argc, char **argv)
         {"upload", PC_CLI_BOOL, &o.upload, NULL, "pixels come from the host", 0, 0, NULL},
         {"profile", PC_CLI_BOOL, &o.profile, NULL, "time by operation as well", 0, 0, NULL},
         {"shapes", PC_CLI_INT, &o.shapes, "N", "shapes that a profile lists", 0, 1e4, NULL},
+        {"ceiling", PC_CLI_BOOL, &o.ceiling, NULL, "the device's rates alone", 0, 0, NULL},
         {"json", PC_CLI_BOOL, &o.json, NULL, "print one JSON object", 0, 0, NULL},
     };
     const pc_cli cli = {"gpu_train",
@@ -517,6 +568,11 @@ int main(int argc, char **argv)
     json_error_t error = {.text = ""};
     json_t *file = json_load_file(o.path, 0, &error);
     b.o = &o;
+    if (o.ceiling) {
+        ceiling(&b);
+        json_decref(file);
+        return 0;
+    }
     b.row = json_object_get(json_object_get(file, "rows"), o.row ? o.row : "");
     if (!b.row)
         must(pc_fail(PC_ERR_INPUT, "no row '%s' in '%s' %s", o.row ? o.row : "", o.path,
