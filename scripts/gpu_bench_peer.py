@@ -147,6 +147,7 @@ def train(torch, name, row, model, options):
         recompute = False
         while True:
             began = time.perf_counter()
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             # static shapes; a graph break at the contrast's scale would cost nothing worth having
             run = torch.compile(net) if how == "compile" else net
@@ -248,7 +249,8 @@ def print_table(path):
     copy = max((r["gbs"] for r in tops), default=None)
     if tops:
         print(f"{tops[0].get('device', '')}: products {top:.0f} TFLOP/s, copying {copy / 1e3:.2f} TB/s")
-    print(f"{'row':<11} {'ours ms':>9} {'PyTorch ms':>11} {'ratio':>6} {'of ceiling':>10} {'ours GiB':>9} {'plan GiB':>9} {'PyTorch GiB':>12}")
+    print(f"{'row':<18} {'ours ms':>9} {'PyTorch ms':>11} {'ratio':>6} {'ceiling':>8} {'ours GiB':>9} {'plan GiB':>9} {'plan off':>8} "
+          f"{'PyTorch GiB':>12}")
     for name in shapes["rows"]:
         mine = [r for r in lines if r["row"] == name]
         if not mine:
@@ -274,11 +276,12 @@ def show(shapes, name, kind, key, ours, peers, top, copy):
             share = r["tflop"] / (1e-3 * ms) / top
         if r and key == "token_ms" and copy:
             share = decode_bytes(shapes["models"][row["model"]], row["tokens"]) / (1e6 * ms) / copy
-        label = f"{name} {kind}".strip() if len(kind) else name
+        label = f"{name} {kind}".strip()
+        off = f"{100 * (r['planned'] / r['memory'] - 1):+.1f} %" if r and r.get("planned") and r.get("memory") else "-"
         how = r["who"][len("percept"):].strip() if r else ""
         print(f"{label:<18} {f'{ms:.2f}' if r else '-':>9} {f'{value(best):.2f}' if best else '-':>11} "
               f"{f'{ms / value(best):.2f}' if r and best else '-':>6} {f'{100 * share:.0f} %' if share else '-':>8} "
-              f"{gib(r.get('memory')) if r else '-':>9} {gib(r.get('planned')) if r else '-':>9} "
+              f"{gib(r.get('memory')) if r else '-':>9} {gib(r.get('planned')) if r else '-':>9} {off:>8} "
               f"{gib(best.get('reserved', best.get('allocated'))) if best else '-':>12}  {how}{' ' if how else ''}({others or 'no peer'})")
     if failed:
         print(f"    {failed}")

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Ours and PyTorch's in one go, on one GPU: training steps of LLaVA-1.5-7B and CLIP in their published shapes, and decoding.
+#
+#   scripts/gpu_bench.sh [--rows a,b,...] [--only ours|pytorch] [--steps N] [--build DIR] [--venv DIR] [--out FILE]
+#
+#   --rows   which of tests/bench/gpu_shapes.json (default: all); "none" for the ceilings alone
+#   --build  a folder built with -DPERCEPT_CUDA=ON (default: build/cuda, built here)
+#   --venv   an environment with PyTorch and transformers (default: build/venv-gpu, made here)
+#   --out    JSON lines, one a measurement; added to what is there (default: build/gpu_bench.jsonl, begun anew)
+#   --limit  seconds that one measurement may take (default: 240)
+#
+# First the ceilings: a large product in bf16, ours and PyTorch's, and a large copy. Then every row. docs/gpu.md tells how
+# to read the table. A row that fails says why; the others go on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+rows='' only='' steps=10 build='' venv='' out='' limit=240
+while [ $# -gt 0 ]; do
+    [ $# -gt 1 ] || { echo "gpu_bench.sh: $1 needs a value" >&2; exit 2; }
+    case $1 in
+    --rows) rows=$2 ;;
+    --only) only=$2 ;;
+    --steps) steps=$2 ;;
+    --build) build=$2 ;;
+    --venv) venv=$2 ;;
+    --out) out=$2 ;;
+    --limit) limit=$2 ;;
+    *) echo "gpu_bench.sh: unknown argument '$1'; see its first lines" >&2; exit 2 ;;
+    esac
+    shift 2
+done
+case $only in '' | ours | pytorch) ;; *) echo "gpu_bench.sh: --only ours or --only pytorch" >&2; exit 2 ;; esac
+
+if [ -z "$build" ] && [ "$only" != pytorch ]; then
+    build=build/cuda
+    cmake --preset cuda && cmake --build --preset cuda
+fi
+if [ -z "$venv" ] && [ "$only" != ours ]; then
+    venv=build/venv-gpu
+    if ! "$venv/bin/python" -c 'import torch, transformers' 2>/dev/null; then
+        python3 -m venv "$venv"
+        "$venv/bin/python" -m pip install --quiet numpy torch transformers
+    fi
+fi
+if [ -z "$out" ]; then
+    out=build/gpu_bench.jsonl
+    mkdir -p build
+    : >"$out"
+fi
+python=${venv:+$venv/bin/python}
+python=${python:-python3}
+peer=scripts/gpu_bench_peer.py
+all=full,lora,align,l14,l14-336,b32,decode-7b,decode-13b
+rows=${rows:-$all}
+[ "$rows" != none ] || rows=''
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+trap 'exit 130' INT TERM
+
+# ROW WHO COMMAND...: its JSON lines go to $out (gpu_decode's line is made one); when it failed, why.
+measure() {
+    local row=$1 who=$2 code=0 began=$SECONDS
+    shift 2
+    timeout "$limit" "$@" >"$log" 2>"$log.err" || code=$?
+    sed -i -E 's/^decode .* ?prefill_ms ([0-9.]+) token_ms ([0-9.]+).*/{"row": "'"$row"'", "who": "percept", "prefill_ms": \1, "token_ms": \2}/' "$log"
+    grep '^{' "$log" >>"$out" || true
+    if [ "$code" -ne 0 ] && ! { [ "$code" -eq 124 ] && grep -q '^{' "$log"; }; then
+        local why
+        why=$(grep -vE '^\s*$' "$log.err" | tail -1 | tr -d '"\\\000-\037' | cut -c1-300)
+        [ "$code" -ne 124 ] || why="took longer than $limit s"
+        printf '{"row": "%s", "who": "%s", "failed": "%s"}\n' "$row" "$who" "${why:-status $code}" >>"$out"
+    fi
+    rm -f "$log.err"
+    printf '%-12s %-22s %4d s\n' "$row" "$who" $((SECONDS - began)) >&2
+}
+
+ours() { # ROW
+    local tests=$build/tests
+    case $1 in
+    decode-*) measure "$1" percept "$tests/gpu_decode" --model "${1#decode-}" ;;
+    *) measure "$1" percept "$tests/gpu_train" --json --row "$1" --steps "$steps" ;;
+    esac
+}
+
+theirs() { # ROW
+    local how=eager
+    case $1 in l14 | l14-336 | b32 | decode-*) how=eager,compile ;; esac
+    measure "$1" PyTorch "$python" $peer --row "$1" --how "$how" --steps "$steps"
+}
+
+[ "$only" = pytorch ] || measure ceiling percept "$build/tests/gpu_train" --ceiling --json
+[ "$only" = ours ] || measure ceiling PyTorch "$python" $peer --ceiling
+for row in ${rows//,/ }; do
+    [ "$only" = pytorch ] || ours "$row"
+    [ "$only" = ours ] || theirs "$row"
+done
+"$python" $peer --table "$out"
