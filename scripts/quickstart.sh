@@ -3,21 +3,29 @@
 # stages, judges it on pictures it has never seen, and asks it three questions. About 15 minutes on two cores.
 #
 #   scripts/quickstart.sh               everything
-#   scripts/quickstart.sh --fresh       the same, throwing away an earlier runs/quickstart
+#   scripts/quickstart.sh --fresh       the same, throwing away an earlier run
+#   scripts/quickstart.sh --gpu         on a GPU, a model of ten times the parameters (configs/gpu), into runs/scenes-large
 #
 # A run that was stopped goes on where it was. Results: runs/quickstart/summary.json and the report.html of each stage.
+# With PERCEPT_BIN set to a folder of built programs nothing is installed or built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bin=build/bin scenes=build/scenes runs=runs/quickstart
-
-case "${1:-}" in
-'') ;;
---fresh) rm -rf "$runs" ;;
-*)
-    echo "quickstart.sh: unknown argument '$1'; the only one is --fresh" >&2
-    exit 2
-    ;;
-esac
+bin=build/bin scenes=build/scenes runs=runs/quickstart preset=release recipes=configs/quickstart/ fresh=
+for argument; do
+    case $argument in
+    --fresh) fresh=yes ;;
+    --gpu)
+        bin=build/cuda/bin runs=runs/scenes-large preset=cuda recipes=configs/gpu/scenes-large-
+        export PERCEPT_DEVICE=cuda
+        ;;
+    *)
+        echo "quickstart.sh: unknown argument '$argument'; there are --fresh and --gpu" >&2
+        exit 2
+        ;;
+    esac
+done
+bin=${PERCEPT_BIN:-$bin}
+[ -z "$fresh" ] || rm -rf "$runs"
 
 seconds_of=()
 run() { # NAME COMMAND...: says what it runs, and keeps how long it took
@@ -29,14 +37,14 @@ run() { # NAME COMMAND...: says what it runs, and keeps how long it took
 }
 
 build() {
-    cmake --preset release >build/configure.log && cmake --build --preset release --target percept percept-data percept-train
+    cmake --preset $preset >build/configure.log && cmake --build --preset $preset --target percept percept-data percept-train
 }
 
 train() { # STAGE: starts it, or goes on with what is there; a finished one is left as it is
     local resume=()
     [ ! -e "$runs/$1/checkpoints/last.h5" ] || resume=(--resume)
     [ ${#resume[@]} -gt 0 ] || rm -rf "${runs:?}/$1"
-    "$bin/percept-train" "configs/quickstart/$1.yaml" "${resume[@]}"
+    "$bin/percept-train" "$recipes$1.yaml" "${resume[@]}"
 }
 
 judge() { # everything on pictures that no stage has seen
@@ -89,8 +97,10 @@ ask() { # three questions about pictures of the test split, of three kinds
 trap 'exit 130' INT TERM
 mkdir -p build "$runs"
 model=$runs/tune/checkpoints/best.h5
-run setup scripts/setup.sh
-run build build
+if [ -z "${PERCEPT_BIN:-}" ]; then
+    run setup scripts/setup.sh
+    run build build
+fi
 run scenes "$bin/percept-data" scenes "$scenes"
 for stage in pretrain align tune; do run "$stage" train "$stage"; done
 run eval judge

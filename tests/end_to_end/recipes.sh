@@ -52,3 +52,13 @@ run configs/quickstart/align.yaml "$q/align" --set data.root="$tmp/scenes" \
 run configs/quickstart/tune.yaml "$q/tune" --set data.root="$tmp/scenes" \
     --set model.from="$q/align/checkpoints/best.h5"
 echo "quickstart: three stages"
+
+# Those for a GPU, on the CPU and with fewer samples a step.
+g=$tmp/gpu
+tower=$g/pretrain/checkpoints/best.h5
+small=(--set device=cpu --set precision=auto --set data.root="$tmp/scenes" --set batch.size=4 --set batch.micro=2)
+run configs/gpu/scenes-large-pretrain.yaml "$g/pretrain" "${small[@]}"
+run configs/gpu/scenes-large-align.yaml "$g/align" "${small[@]}" \
+    --set model.vision_from="$tower" --set data.text.tokenizer="$tower"
+run configs/gpu/scenes-large-tune.yaml "$g/tune" "${small[@]}" --set model.from="$g/align/checkpoints/best.h5"
+echo "scenes-large: three stages"
