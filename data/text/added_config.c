@@ -118,23 +118,49 @@ static pc_status add_named(adding *w, const json_t *v)
                true);
 }
 
-pc_status pc_added_from_config(json_t *root, const json_t *config)
+/* {token: id}, which a unigram model has as a list. */
+static json_t *vocab_of(const json_t *model)
+{
+    json_t *vocab = json_object_get(model, "vocab"), *pair;
+    size_t i;
+    if (!json_is_array(vocab)) return json_incref(vocab);
+    json_t *out = json_object();
+    json_array_foreach(vocab, i, pair)
+    {
+        const char *name = json_string_value(json_array_get(pair, 0));
+        if (name && json_object_set_new(out, name, json_integer((json_int_t)i))) {
+            json_decref(out);
+            return NULL;
+        }
+    }
+    return out;
+}
+
+static pc_status add_all(adding *w, const json_t *config)
 {
     static const char *const roles[] = {"unk_token", "bos_token", "eos_token", "sep_token",
                                         "pad_token", "cls_token", "mask_token"};
-    adding w = {root, json_object_get(root, "added_tokens"),
-                json_object_get(json_object_get(root, "model"), "vocab")};
     pc_status st;
-    if ((st = add_decoder(&w, json_object_get(config, "added_tokens_decoder"))) ||
-        (st = add_file(&w, json_object_get(config, "added_tokens.json"))))
+    if ((st = add_decoder(w, json_object_get(config, "added_tokens_decoder"))) ||
+        (st = add_file(w, json_object_get(config, "added_tokens.json"))))
         return st;
     for (size_t i = 0; i < sizeof roles / sizeof *roles && !st; i++)
-        st = add_named(&w, json_object_get(config, roles[i]));
+        st = add_named(w, json_object_get(config, roles[i]));
     const json_t *more = json_object_get(config, "additional_special_tokens"), *v;
     size_t i;
     json_array_foreach(more, i, v)
     {
-        if (!st) st = add_named(&w, v);
+        if (!st) st = add_named(w, v);
     }
+    return st;
+}
+
+pc_status pc_added_from_config(json_t *root, const json_t *config)
+{
+    json_t *vocab = vocab_of(json_object_get(root, "model"));
+    if (!vocab) return pc_fail(PC_ERR_MEMORY, "added tokens");
+    adding w = {root, json_object_get(root, "added_tokens"), vocab};
+    const pc_status st = add_all(&w, config);
+    json_decref(vocab);
     return st;
 }

@@ -388,7 +388,7 @@ static pc_status cached_word(const pc_tokenizer *t, pc_ids *out, const char *wor
     const uint32_t hash = short_enough ? (uint32_t)pc_hash_bytes(word, size) : 0;
     if (short_enough && recall(t, out, word, size, hash, &st)) return st;
     const int64_t first = out->count;
-    st = merge_word(t, out, word, size);
+    st = t->unigram.on ? pc_unigram_word(t, out, word, size) : merge_word(t, out, word, size);
     const int32_t *ids = out->count > first ? out->list + first : NULL;
     if (!st && short_enough) remember(t, word, size, hash, ids, out->count - first);
     return st;

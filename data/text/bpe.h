@@ -4,6 +4,7 @@
  *   tokenizer.c       encoding, questions        bpe.c        the merges of one word
  *   decode.c          ids to text, streamed      pairs.c      which pairs merge
  *   tokenizer_json.c  vocabulary, merges         pipeline_json.c  what stands around them
+ *   unigram.c         the best way through a word of a unigram model
  *   sentencepiece.c, tokenizer_parts.c, tiktoken.c, merges_txt.c, clip_gz.c: other layouts, made into the first
  */
 #ifndef PC_DATA_BPE_H
@@ -13,6 +14,7 @@
 #include "data/text/matcher.h"
 #include "data/text/normal.h"
 #include "data/text/tokenizer.h"
+#include "data/text/unigram.h"
 #include "data/text/words.h"
 
 #include <jansson.h>
@@ -84,6 +86,7 @@ typedef struct pc_decoder {
 typedef struct pc_sentencepiece {
     bool on;
     bool dummy_prefix, remove_spaces, escape;
+    int prepared; // SigLIP's class: added tokens are cut out, so many normalising steps go first
     pc_charsmap chars;
 } pc_sentencepiece;
 
@@ -120,6 +123,7 @@ struct pc_tokenizer {
     uint8_t (
         *joins)[32];    // bit (last byte class, first byte class): some merge joins such neighbours
     pc_matcher defined; // user-defined pieces
+    pc_unigram unigram; // instead of merges
 
     // what stands around it
     pc_added *added;
@@ -180,6 +184,8 @@ pc_status pc_decode_pieces(pc_tokenizer *t, const pc_decode_step *steps, int cou
 pc_status pc_tokenizer_build(pc_tokenizer **out, json_t *root, const json_t *config);
 pc_status pc_tokenizer_parse_with(pc_tokenizer **out, const char *json, size_t size,
                                   const json_t *config);
+pc_status pc_tok_room(pc_tokenizer *t, int32_t wanted); // that many ids, the new ones unnamed
+pc_status pc_tok_name(pc_tokenizer *t, int32_t id, const char *name, size_t size);
 pc_status pc_pool_add(pc_tokenizer *t, size_t *at, const void *bytes, size_t size);
 
 // pipeline_json.c

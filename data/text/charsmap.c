@@ -49,13 +49,13 @@ static uint32_t offset_of(uint32_t unit)
     return (unit >> 10) << ((unit & 0x200) >> 6);
 }
 
-size_t pc_charsmap_find(const pc_charsmap *m, const char **replacement, const char *text,
-                        size_t size)
+static size_t find(const pc_charsmap *m, const char **replacement, const char *text, size_t size,
+                   bool first)
 {
     size_t found = 0;
     if (m->units == 0) return 0;
     size_t node = offset_of(m->unit[0]);
-    for (size_t i = 0; i < size; i++) {
+    for (size_t i = 0; i < size && !(first && found); i++) {
         const unsigned char c = (unsigned char)text[i];
         node ^= c;
         if (node >= m->units || (m->unit[node] & 0x800000FF) != c) break;
@@ -68,4 +68,16 @@ size_t pc_charsmap_find(const pc_charsmap *m, const char **replacement, const ch
         *replacement = m->replacement + value;
     }
     return found;
+}
+
+size_t pc_charsmap_find(const pc_charsmap *m, const char **replacement, const char *text,
+                        size_t size)
+{
+    return find(m, replacement, text, size, false);
+}
+
+size_t pc_charsmap_first(const pc_charsmap *m, const char **replacement, const char *text,
+                         size_t size)
+{
+    return find(m, replacement, text, size, true);
 }

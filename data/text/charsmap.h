@@ -19,5 +19,8 @@ void pc_charsmap_close(pc_charsmap *m);
 // The longest prefix of text that is in the table: its length and its replacement. 0: none.
 size_t pc_charsmap_find(const pc_charsmap *m, const char **replacement, const char *text,
                         size_t size);
+// The shortest one.
+size_t pc_charsmap_first(const pc_charsmap *m, const char **replacement, const char *text,
+                         size_t size);
 
 #endif

@@ -5,7 +5,7 @@
 #ifndef PC_DATA_LAYOUTS_H
 #define PC_DATA_LAYOUTS_H
 
-#include "model/core/status.h"
+#include "data/text/tokenizer.h"
 
 #include <jansson.h>
 
@@ -22,5 +22,10 @@ bool pc_looks_like_tiktoken(const char *text, size_t size);
 // Adds to root's added_tokens what the configuration adds: added_tokens_decoder, added_tokens.json, and the special
 // tokens it names.
 pc_status pc_added_from_config(json_t *root, const json_t *config);
+
+// canonical.c: whether the configuration is SigLIP's, and its text preparation in front of root's normalisers
+// (*changed: it was not there yet).
+bool pc_is_siglip_class(const json_t *config);
+pc_status pc_siglip_keep(json_t *root, const pc_tokenizer *t, const json_t *config, bool *changed);
 
 #endif

@@ -36,14 +36,19 @@ pc_normal_step *pc_normal_add(pc_normal *n, pc_normal_kind kind)
     return s;
 }
 
-void pc_normal_close(pc_normal *n)
+void pc_normal_cut(pc_normal *n, int count)
 {
-    for (int i = 0; i < n->count; i++) {
+    for (int i = count; i < n->count; i++) {
         pc_pattern_close(&n->step[i].pattern);
         free(n->step[i].text);
         pc_charsmap_close(&n->step[i].chars);
     }
-    n->count = 0;
+    n->count = count;
+}
+
+void pc_normal_close(pc_normal *n)
+{
+    pc_normal_cut(n, 0);
 }
 
 /* ---- Unicode's forms ---- */
@@ -237,21 +242,48 @@ static pc_status replace(const pc_normal_step *s, pc_buffer *out, const char *te
     return st ? st : pc_buffer_add(out, text + done, size - done);
 }
 
+/* Where the grapheme that begins at `at` ends. */
+static size_t grapheme_end(const char *text, size_t size, size_t at)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    int n = pc_utf8_step(s + at, size - at);
+    utf8proc_int32_t before = (utf8proc_int32_t)pc_utf8_code(s + at, n), state = 0;
+    for (at += (size_t)n; at < size; at += (size_t)n) {
+        n = pc_utf8_step(s + at, size - at);
+        const utf8proc_int32_t code = (utf8proc_int32_t)pc_utf8_code(s + at, n);
+        if (utf8proc_grapheme_break_stateful(before, code, &state)) break;
+        before = code;
+    }
+    return at;
+}
+
+/* What stands for a part of a text, or the part itself. */
+static pc_status put_mapped(const pc_normal_step *s, pc_buffer *out, const char *text, size_t size,
+                            size_t whole)
+{
+    const char *with;
+    if (!pc_charsmap_first(&s->chars, &with, text, size)) return pc_buffer_add(out, text, size);
+    pc_status st = pc_buffer_add(out, with, strlen(with));
+    return st ? st : check_growth(out, whole);
+}
+
+/* A grapheme of less than 6 bytes that begins with an entry is replaced whole; otherwise character by character. */
 static pc_status by_table(const pc_normal_step *s, pc_buffer *out, const char *text, size_t size,
                           size_t whole)
 {
     pc_status st = PC_OK;
+    const char *with;
     for (size_t at = 0; at < size && !st;) {
-        const char *with;
-        size_t n = pc_charsmap_find(&s->chars, &with, text + at, size - at);
-        if (n) {
-            st = pc_buffer_add(out, with, strlen(with));
-            if (!st) st = check_growth(out, whole);
-        } else {
-            n = (size_t)pc_utf8_step((const unsigned char *)text + at, size - at);
-            st = pc_buffer_add(out, text + at, n);
+        const size_t end = grapheme_end(text, size, at);
+        if (end - at < 6 && pc_charsmap_first(&s->chars, &with, text + at, end - at)) {
+            st = put_mapped(s, out, text + at, end - at, whole);
+            at = end;
         }
-        at += n;
+        while (at < end && !st) {
+            const size_t n = (size_t)pc_utf8_step((const unsigned char *)text + at, size - at);
+            st = put_mapped(s, out, text + at, n, whole);
+            at += n;
+        }
     }
     return st;
 }

@@ -17,7 +17,7 @@ typedef enum pc_normal_kind {
     PC_NORMAL_PREPEND, // `text` before a text that is not empty
     PC_NORMAL_REPLACE, // what the pattern finds becomes `text`
     PC_NORMAL_CONTROL, // SentencePiece's "nmt": control characters dropped, spaces of all kinds made one
-    PC_NORMAL_CHARS, // SentencePiece's table of characters
+    PC_NORMAL_CHARS, // SentencePiece's table of characters, as the library tokenizers applies it
     PC_NORMAL_BYTES, // the byte alphabet
 } pc_normal_kind;
 
@@ -38,6 +38,7 @@ typedef struct pc_normal {
 
 // A new step at the end, to be filled in; NULL (with a message): too many.
 pc_normal_step *pc_normal_add(pc_normal *n, pc_normal_kind kind);
+void pc_normal_cut(pc_normal *n, int count); // drops the steps behind the first `count`
 void pc_normal_close(pc_normal *n);
 
 // Of valid UTF-8: *out is `text` itself or a malloc'ed copy (then *owned).

@@ -30,6 +30,22 @@ static pc_status read_table(pc_charsmap *m, const json_t *own)
     return st;
 }
 
+/* The steps behind these, and the splitting, stand there for other readers. */
+static pc_status read_prepared(pc_tokenizer *t, const json_t *own)
+{
+    const json_t *v = json_object_get(own, "prepared");
+    pc_normal *n = &t->normal;
+    if (pc_tok_absent(v)) return PC_OK;
+    if (!t->unigram.on || !json_is_integer(v) || json_integer_value(v) < 1 ||
+        json_integer_value(v) > n->count)
+        return pc_fail(PC_ERR_FORMAT, "prepared: %lld, expected 1 to %d steps of a unigram model",
+                       (long long)json_integer_value(v), n->count);
+    t->sp.prepared = (int)json_integer_value(v);
+    pc_normal_cut(n, t->sp.prepared);
+    pc_word_rules_close(&t->rules);
+    return PC_OK;
+}
+
 static pc_status read_piece(pc_tokenizer *t, int32_t id, int type, const char *unk_surface)
 {
     pc_piece *p = &t->pieces[id];
@@ -83,12 +99,14 @@ pc_status pc_sentencepiece_read(pc_tokenizer *t, const json_t *model)
     const char *surface = pc_tok_text(own, "unk_surface");
     pc_sentencepiece *sp = &t->sp;
     pc_status st;
-    if (!t->scored) return pc_fail(PC_ERR_FORMAT, "model.percept.sentencepiece without scores");
+    if (!t->scored && !t->unigram.on)
+        return pc_fail(PC_ERR_FORMAT, "model.percept.sentencepiece without scores");
     if (!surface) surface = " \xE2\x81\x87 ";
     if ((st = pc_tok_flag(&sp->dummy_prefix, own, "add_dummy_prefix", true)) ||
         (st = pc_tok_flag(&sp->remove_spaces, own, "remove_extra_whitespaces", true)) ||
         (st = pc_tok_flag(&sp->escape, own, "escape_whitespaces", true)) ||
-        (st = read_table(&sp->chars, own)) || (st = piece_texts(t, types)))
+        (st = read_table(&sp->chars, own)) || (st = read_prepared(t, own)) ||
+        (st = piece_texts(t, types)))
         return pc_context(st, "model.percept.sentencepiece");
     sp->on = true;
     for (size_t i = 0; i < json_array_size(types) && !st; i++)
@@ -148,7 +166,7 @@ static bool only_escapes(const pc_tokenizer *t, const char *text, size_t size)
 }
 
 pc_status pc_sentencepiece_normal(const pc_tokenizer *t, pc_buffer *out, const char *text,
-                                  size_t size)
+                                  size_t size, bool prefix)
 {
     const pc_sentencepiece *sp = &t->sp;
     const char *mark = sp->escape ? PC_MARK : " ", *part;
@@ -162,7 +180,7 @@ pc_status pc_sentencepiece_normal(const pc_tokenizer *t, pc_buffer *out, const c
         at += step;
     }
     if (st || at >= size) return st;
-    if (sp->dummy_prefix && (st = pc_buffer_add(out, mark, mark_size))) return st;
+    if (prefix && (st = pc_buffer_add(out, mark, mark_size))) return st;
     if (only_escapes(t, text, size)) return put_escaped(t, out, text, size);
     bool after_space = sp->remove_spaces;
     while (at < size && !st) {

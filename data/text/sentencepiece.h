@@ -23,11 +23,13 @@ pc_status pc_sentencepiece_json(json_t **root, const void *bytes, size_t size, b
                                 const json_t *config);
 
 // model.percept.sentencepiece = {"add_dummy_prefix", "remove_extra_whitespaces", "escape_whitespaces": bool,
-// "unk_surface": text, "charsmap": base64}, into a tokenizer whose pieces are known.
+// "unk_surface": text, "charsmap": base64, "prepared": how many of the file's normalising steps go before},
+// into a tokenizer whose pieces are known.
 pc_status pc_sentencepiece_read(pc_tokenizer *t, const json_t *model);
 
-// The library's normaliser: spaces, the table of characters, user-defined pieces left as they are.
+// The library's normaliser: spaces, the table of characters, user-defined pieces left as they are. `prefix`: a mark
+// before a text that is not empty.
 pc_status pc_sentencepiece_normal(const pc_tokenizer *t, pc_buffer *out, const char *text,
-                                  size_t size);
+                                  size_t size, bool prefix);
 
 #endif

@@ -10,11 +10,13 @@
  * bytes. Unknown fields are passed over; anything that does not fit its place is an error with its offset.
  */
 #include "data/text/base64.h"
+#include "data/text/layouts.h"
 #include "data/text/presets.h"
 #include "data/text/sentencepiece.h"
 #include "data/text/utf8.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -127,7 +129,7 @@ static pc_status read_piece(model *m, wire w)
         return pc_fail(PC_ERR_FORMAT, "it is no UTF-8 text");
     if (p.type < PC_SP_NORMAL || p.type > PC_SP_BYTE)
         return pc_fail(PC_ERR_FORMAT, "type %d, expected 1 to 6", p.type);
-    if (isnan(p.score)) return pc_fail(PC_ERR_FORMAT, "its score is not a number");
+    if (!isfinite(p.score)) return pc_fail(PC_ERR_FORMAT, "its score is no finite number");
     if (m->count == m->room) {
         const int64_t wanted = m->room ? 2 * m->room : 256;
         piece *grown = realloc(m->pieces, (size_t)wanted * sizeof *grown);
@@ -185,8 +187,9 @@ static pc_status check(model *m)
     int64_t unknown = -1, bytes = 0;
     if (m->count == 0) return pc_fail(PC_ERR_FORMAT, "no pieces: this is no SentencePiece model");
     if (m->count > INT32_MAX / 8) return pc_fail(PC_ERR_FORMAT, "%lld pieces", (long long)m->count);
-    if (m->model_type != 2)
-        return pc_fail(PC_ERR_FORMAT, "model type %d (%s) is not supported; expected 2 (BPE)",
+    if (m->model_type != 1 && m->model_type != 2)
+        return pc_fail(PC_ERR_FORMAT,
+                       "model type %d (%s) is not supported; expected 1 (unigram) or 2 (BPE)",
                        m->model_type,
                        m->model_type >= 1 && m->model_type <= 4 ? types[m->model_type] : "?");
     if (m->suffix_space)
@@ -241,17 +244,20 @@ static json_t *text_of(wire w)
     return json_stringn(text, w.end - w.at); // NULL when it is no UTF-8
 }
 
-static json_t *added_entry(int64_t id, const char *content, size_t size, bool special)
+/* `strips`: SigLIP's special tokens swallow the white space around them. */
+static json_t *added_entry(int64_t id, const char *content, size_t size, bool special, bool strips)
 {
     return json_pack("{s:I, s:s%, s:b, s:b, s:b, s:b, s:b}", "id", (json_int_t)id, "content",
-                     content, size, "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0,
-                     "special", (int)special);
+                     content, size, "single_word", 0, "lstrip", (int)strips, "rstrip", (int)strips,
+                     "normalized", 0, "special", (int)special);
 }
 
-static pc_status put_pieces(json_t *root, json_t *m_json, json_t *own, const model *m)
+/* `siglip`: its class finds no other special tokens than these two and those of the configuration. */
+static pc_status put_pieces(json_t *root, json_t *m_json, json_t *own, const model *m, bool siglip)
 {
-    json_t *vocab = json_object(), *scores = json_array(), *types = json_array(),
-           *added = json_array();
+    const bool unigram = m->model_type == 1;
+    json_t *vocab = json_object(), *list = json_array(), *scores = json_array(),
+           *types = json_array(), *added = json_array();
     int failed = 0;
     pc_status st = PC_OK;
     for (int64_t i = 0; i < m->count && !st; i++) {
@@ -263,17 +269,30 @@ static pc_status put_pieces(json_t *root, json_t *m_json, json_t *own, const mod
                          (long long)json_integer_value(other), (long long)i, name);
         else
             failed |= !name || json_object_set_new_nocheck(vocab, name, json_integer(i));
+        if (unigram)
+            failed |= json_array_append_new(list, json_pack("[s%, f]", p->text, p->size,
+                                                            (double)p->score));
         free(name);
         failed |= json_array_append_new(scores, json_real((double)p->score));
         failed |= json_array_append_new(types, json_integer(p->type));
-        if (p->type == PC_SP_UNKNOWN || p->type == PC_SP_CONTROL || p->type == PC_SP_USER_DEFINED)
-            failed |= json_array_append_new(added, added_entry(i, p->text, p->size,
-                                                               p->type != PC_SP_USER_DEFINED));
+        if (siglip ? i == m->unk || i == m->eos
+                   : p->type == PC_SP_UNKNOWN || p->type == PC_SP_CONTROL ||
+                         p->type == PC_SP_USER_DEFINED)
+            failed |=
+                json_array_append_new(added, added_entry(i, p->text, p->size,
+                                                         p->type != PC_SP_USER_DEFINED, siglip));
     }
     failed |= json_object_set_new(root, "added_tokens", added);
-    failed |= json_object_set_new(m_json, "vocab", vocab);
-    failed |= json_object_set_new(m_json, "merges", json_array());
-    failed |= json_object_set_new(own, "scores", scores);
+    if (unigram) { // the scores stand in the vocabulary
+        failed |= json_object_set(m_json, "vocab", list);
+    } else {
+        failed |= json_object_set(m_json, "vocab", vocab);
+        failed |= json_object_set_new(m_json, "merges", json_array());
+        failed |= json_object_set(own, "scores", scores);
+    }
+    json_decref(vocab);
+    json_decref(list);
+    json_decref(scores);
     failed |= json_object_set_new(own, "types", types);
     return st ? st : failed ? pc_fail(PC_ERR_MEMORY, "%lld pieces", (long long)m->count) : PC_OK;
 }
@@ -346,41 +365,145 @@ static pc_status put_newer(json_t *root, const model *m)
     return failed ? pc_fail(PC_ERR_MEMORY, "the settings of a model") : PC_OK;
 }
 
+/* ---- a unigram model ---- */
+
+static bool is_t5_class(const json_t *config)
+{
+    const char *class = pc_tok_text(config, "tokenizer_class");
+    return class && (!strcmp(class, "T5Tokenizer") || !strcmp(class, "T5TokenizerFast"));
+}
+
+/* Other classes move the ids or change the scores: a tokenizer that is nearly right is worse than none. */
+static pc_status check_class(const json_t *config)
+{
+    static const char *const known[] = {"PreTrainedTokenizer", "PreTrainedTokenizerFast",
+                                        "TokenizersBackend",   "SentencePieceBackend",
+                                        "LlamaTokenizer",      "LlamaTokenizerFast"};
+    const char *class = pc_tok_text(config, "tokenizer_class");
+    bool found = !class || is_t5_class(config) || pc_is_siglip_class(config);
+    for (size_t i = 0; i < sizeof known / sizeof *known && !found; i++)
+        found = strcmp(class, known[i]) == 0;
+    if (found) return PC_OK;
+    return pc_fail(PC_ERR_FORMAT,
+                   "tokenizer_class \"%.60s\" of a unigram model is not supported (T5Tokenizer and "
+                   "SiglipTokenizer are); a tokenizer.json of it may be",
+                   class);
+}
+
+/* T5's 100 sentinels behind the pieces, the last one first. */
+static pc_status put_sentinels(json_t *root, json_t *m_json, const json_t *config)
+{
+    json_t *vocab = json_object_get(m_json, "vocab"),
+           *added = json_object_get(root, "added_tokens");
+    const json_t *v = json_object_get(config, "extra_ids");
+    const json_int_t count = pc_tok_absent(v) ? 100 : json_integer_value(v);
+    if ((!pc_tok_absent(v) && !json_is_integer(v)) || count < 0 || count > 10000)
+        return pc_fail(PC_ERR_FORMAT, "tokenizer_config.json: extra_ids %lld, expected 0 to 10000",
+                       (long long)count);
+    int failed = 0;
+    for (json_int_t i = count - 1; i >= 0; i--) {
+        char name[40];
+        const int n = snprintf(name, sizeof name, "<extra_id_%lld>", (long long)i);
+        const int64_t id = (int64_t)json_array_size(vocab);
+        failed |= json_array_append_new(vocab, json_pack("[s, f]", name, 0.0));
+        failed |= json_array_append_new(added, added_entry(id, name, (size_t)n, true, false));
+    }
+    return failed ? pc_fail(PC_ERR_MEMORY, "tokens of a T5") : PC_OK;
+}
+
+static json_t *metaspace(const char *scheme)
+{
+    return json_pack("{s:s, s:s, s:s, s:b}", "type", "Metaspace", "replacement", PC_MARK,
+                     "prepend_scheme", scheme, "split", 1);
+}
+
+/* What stands around it: as the classes of transformers 5 have it; words are split at spaces. */
+static pc_status put_around_unigram(json_t *root, const model *m, const json_t *config)
+{
+    const char *scheme = !m->dummy_prefix             ? "never"
+                         : pc_is_siglip_class(config) ? "first"
+                                                      : "always";
+    json_t *steps = json_array(), *decode = metaspace(scheme), *split = metaspace(scheme);
+    int failed = 0;
+    if (is_t5_class(config))
+        split = json_pack("{s:s, s:[{s:s}, o]}", "type", "Sequence", "pretokenizers", "type",
+                          "WhitespaceSplit", split);
+    if (m->byte_fallback) {
+        json_decref(decode);
+        decode = json_pack("{s:s, s:[{s:s, s:{s:s}, s:s}, {s:s}, {s:s}]}", "type", "Sequence",
+                           "decoders", "type", "Replace", "pattern", "String", PC_MARK, "content",
+                           " ", "type", "ByteFallback", "type", "Fuse");
+        if (m->dummy_prefix)
+            failed |= json_array_append_new(json_object_get(decode, "decoders"),
+                                            json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip",
+                                                      "content", " ", "start", 1, "stop", 0));
+    }
+    failed |=
+        json_object_set_new(root, "normalizer",
+                            json_pack("{s:s, s:o}", "type", "Sequence", "normalizers", steps));
+    failed |= json_object_set_new(root, "pre_tokenizer", split);
+    failed |= json_object_set_new(root, "decoder", decode);
+    failed |= json_object_set_new(root, "post_processor", json_null());
+    return failed ? pc_fail(PC_ERR_MEMORY, "the parts of a tokenizer") : PC_OK;
+}
+
+/* A BOS before a text; behind it an EOS where there is no BOS (T5, SigLIP). */
+static pc_status put_frame(json_t *root, const model *m)
+{
+    const bool ends = m->model_type == 1 && m->bos < 0 && m->eos >= 0;
+    const int32_t id = ends ? m->eos : m->bos;
+    if (id < 0) return PC_OK;
+    char *name = strndup(m->pieces[id].text, m->pieces[id].size);
+    json_t *frame = !name  ? NULL
+                    : ends ? pc_preset_frame(NULL, -1, name, id)
+                           : pc_preset_frame(name, id, NULL, -1);
+    free(name);
+    return frame && !json_object_set_new(root, "post_processor", frame)
+               ? PC_OK
+               : pc_fail(PC_ERR_MEMORY, "a tokenizer");
+}
+
 static pc_status compose(json_t *root, const model *m, bool own_ways, const json_t *config)
 {
+    const bool unigram = m->model_type == 1;
     json_t *m_json = json_object(), *own = json_object(), *roles = json_object();
     const int32_t role[4] = {m->bos, m->eos, m->pad, m->unk};
     static const char *const role_name[4] = {"bos", "eos", "pad", "unk"};
-    int failed =
-        json_object_set_new(root, "version", json_string("1.0")) |
-        json_object_set_new(root, "truncation", json_null()) |
-        json_object_set_new(root, "padding", json_null()) |
-        json_object_set_new(root, "model", m_json) |
-        json_object_set_new(m_json, "type", json_string("BPE")) |
-        json_object_set_new(m_json, "dropout", json_null()) |
-        json_object_set_new(m_json, "byte_fallback", json_boolean(m->byte_fallback)) |
-        json_object_set_new(m_json, "fuse_unk", json_true()) |
-        json_object_set_new(m_json, "unk_token",
-                            json_stringn_nocheck(m->pieces[m->unk].text, m->pieces[m->unk].size)) |
-        json_object_set_new(own, "roles", roles);
+    int failed = json_object_set_new(root, "version", json_string("1.0")) |
+                 json_object_set_new(root, "truncation", json_null()) |
+                 json_object_set_new(root, "padding", json_null()) |
+                 json_object_set_new(root, "model", m_json) |
+                 json_object_set_new(m_json, "type", json_string(unigram ? "Unigram" : "BPE")) |
+                 json_object_set_new(m_json, "byte_fallback",
+                                     json_boolean(m->byte_fallback && !is_t5_class(config))) |
+                 json_object_set_new(own, "roles", roles);
+    if (unigram)
+        failed |= json_object_set_new(m_json, "unk_id", json_integer(m->unk));
+    else
+        failed |= json_object_set_new(m_json, "dropout", json_null()) |
+                  json_object_set_new(m_json, "fuse_unk", json_true()) |
+                  json_object_set_new(m_json, "unk_token",
+                                      json_stringn_nocheck(m->pieces[m->unk].text,
+                                                           m->pieces[m->unk].size));
     for (int r = 0; r < 4; r++)
         failed |= json_object_set_new(roles, role_name[r],
                                       role[r] < 0 ? json_null() : json_integer(role[r]));
-    pc_status st =
-        failed ? pc_fail(PC_ERR_MEMORY, "a tokenizer") : put_pieces(root, m_json, own, m);
+    pc_status st = failed ? pc_fail(PC_ERR_MEMORY, "a tokenizer")
+                          : put_pieces(root, m_json, own, m, pc_is_siglip_class(config));
     const bool newer = config && json_is_false(json_object_get(config, "legacy"));
-    if (!st && own_ways) st = put_own(own, m);
-    if (!st) st = pc_preset_pieces(root, m->dummy_prefix);
+    if (!st && (own_ways || pc_is_siglip_class(config))) st = put_own(own, m);
+    if (!st && unigram) {
+        st = check_class(config);
+        if (!st && is_t5_class(config)) st = put_sentinels(root, m_json, config);
+        if (!st) st = put_around_unigram(root, m, config);
+    } else if (!st) {
+        st = pc_preset_pieces(root, m->dummy_prefix);
+    }
     if (!st) st = put_table(root, m);
-    if (!st && newer) st = put_newer(root, m);
+    if (!st && newer && !unigram) st = put_newer(root, m);
     if (json_object_set_new(m_json, "percept", own) && !st)
         st = pc_fail(PC_ERR_MEMORY, "a tokenizer");
-    if (st || m->bos < 0) return st;
-    char *bos = strndup(m->pieces[m->bos].text, m->pieces[m->bos].size);
-    if (!bos || json_object_set_new(root, "post_processor", pc_preset_frame(bos, m->bos, NULL, -1)))
-        st = pc_fail(PC_ERR_MEMORY, "a tokenizer");
-    free(bos);
-    return st;
+    return st ? st : put_frame(root, m);
 }
 
 pc_status pc_sentencepiece_json(json_t **root, const void *bytes, size_t size, bool own,

@@ -3,7 +3,8 @@
  *
  *   encode   added tokens that are matched raw are cut out; the rest is normalised; added tokens that are
  *            matched normalised are cut out; the rest is split into words; each word is merged.
- *            SentencePiece's own way: normalised, user-defined pieces cut out, the rest is merged
+ *            SentencePiece's own way: normalised, user-defined pieces cut out, the rest is merged; SigLIP's class
+ *            does this to what lies between added tokens, once it is prepared
  */
 #include "data/text/bpe.h"
 #include "data/text/sentencepiece.h"
@@ -56,6 +57,7 @@ void pc_tokenizer_close(pc_tokenizer *t)
     free(t->merges);
     free(t->joins);
     pc_matcher_close(&t->defined);
+    pc_unigram_close(&t->unigram);
     for (int i = 0; i < t->added_count; i++) free(t->added[i].content);
     free(t->added);
     for (int i = 0; i < 4; i++) pc_matcher_close(&t->added_match[i / 2][i % 2]);
@@ -136,8 +138,12 @@ static pc_status encode_word(void *arg, const char *word, size_t size)
     return st;
 }
 
+static pc_status encode_own(const pc_tokenizer *t, pc_ids *out, const char *text, size_t size,
+                            bool prefix);
+
 static pc_status encode_plain(const encoder *e, const char *text, size_t size)
 {
+    if (e->t->sp.prepared) return encode_own(e->t, e->out, text, size, e->first);
     return pc_words_each(&e->t->rules, text, size, e->first, encode_word, (void *)e);
 }
 
@@ -256,12 +262,17 @@ static pc_status encode_normalised(const encoder *e, const char *text, size_t si
 /* ---- encode: the whole ---- */
 
 /* User-defined pieces are whole wherever they stand; what lies between is merged. */
-static pc_status encode_own(const pc_tokenizer *t, pc_ids *out, const char *text, size_t size)
+static pc_status encode_own(const pc_tokenizer *t, pc_ids *out, const char *text, size_t size,
+                            bool prefix)
 {
     pc_buffer normal = {0};
-    pc_status st = pc_sentencepiece_normal(t, &normal, text, size);
+    pc_status st = pc_sentencepiece_normal(t, &normal, text, size, prefix);
     size_t done = 0;
-    for (size_t at = 0; at < normal.used && !st && t->defined.map.count > 0;) {
+    if (!st && t->unigram.on) { // among its pieces the user-defined ones win by their score
+        st = pc_unigram_word(t, out, normal.data, normal.used);
+        done = normal.used;
+    }
+    for (size_t at = done; at < normal.used && !st && t->defined.map.count > 0;) {
         size_t n = 0;
         const int64_t id =
             pc_matcher_may_begin(&t->defined, normal.data[at])
@@ -284,7 +295,7 @@ pc_status pc_tokenizer_encode(const pc_tokenizer *t, pc_ids *out, const char *te
                               bool parse_special)
 {
     const encoder e = {t, out, parse_special, true};
-    if (t->sp.on) return encode_own(t, out, text, size);
+    if (t->sp.on && !t->sp.prepared) return encode_own(t, out, text, size, t->sp.dummy_prefix);
     if (pc_utf8_valid(text, size)) return cut_added(&e, false, text, size);
     char *repaired = pc_utf8_repaired(text, size, &size);
     if (!repaired) return pc_fail(PC_ERR_MEMORY, "a text of %zu bytes", size);

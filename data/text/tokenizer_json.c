@@ -3,7 +3,7 @@
  * added tokens. What stands around the model is pipeline_json.c's.
  *
  * Taken: model BPE, byte-level or by characters with byte fallback, prefix within and suffix at the end of words;
- * merges as "a b" or ["a", "b"]; added tokens with all their flags.
+ * merges as "a b" or ["a", "b"]; model Unigram (unigram.h); added tokens with all their flags.
  *
  * `model.percept` is ours, others pass over it. It holds what the layout has no place for:
  *   roles          {"bos": id, "eos": id, "pad": id, "unk": id}: which tokens begin, end and pad texts
@@ -13,6 +13,7 @@
  *   sentencepiece  how its own normaliser and decoder behave (sentencepiece.h); instead of `normalizer` and `decoder`
  */
 #include "data/text/bpe.h"
+#include "data/text/layouts.h"
 #include "data/text/sentencepiece.h"
 #include "data/text/utf8.h"
 
@@ -39,7 +40,7 @@ pc_status pc_pool_add(pc_tokenizer *t, size_t *at, const void *bytes, size_t siz
     return PC_OK;
 }
 
-static pc_status grow_vocab(pc_tokenizer *t, int32_t wanted)
+pc_status pc_tok_room(pc_tokenizer *t, int32_t wanted)
 {
     if (wanted <= t->vocab) return PC_OK;
     pc_piece *pieces = realloc(t->pieces, (size_t)wanted * sizeof *pieces);
@@ -50,7 +51,7 @@ static pc_status grow_vocab(pc_tokenizer *t, int32_t wanted)
     return PC_OK;
 }
 
-static pc_status set_name(pc_tokenizer *t, int32_t id, const char *name, size_t size)
+pc_status pc_tok_name(pc_tokenizer *t, int32_t id, const char *name, size_t size)
 {
     if (size > INT32_MAX) return pc_fail(PC_ERR_FORMAT, "token %d has %zu bytes", id, size);
     const pc_byte_entry *e = pc_bytemap_add(&t->names, name, size, id, NULL);
@@ -70,6 +71,7 @@ static int64_t id_limit(size_t tokens)
 static pc_status read_vocab(pc_tokenizer *t, json_t *model, size_t added)
 {
     json_t *vocab = json_object_get(model, "vocab");
+    if (t->unigram.on) return pc_unigram_vocab(t, model);
     if (!json_is_object(vocab) || json_object_size(vocab) == 0)
         return pc_fail(PC_ERR_FORMAT, "model.vocab: expected an object of token: id");
     const int64_t limit = id_limit(json_object_size(vocab) + added);
@@ -88,7 +90,7 @@ static pc_status read_vocab(pc_tokenizer *t, json_t *model, size_t added)
                            json_object_size(vocab));
         if (id > largest) largest = id;
     }
-    if ((st = grow_vocab(t, (int32_t)largest + 1))) return st;
+    if ((st = pc_tok_room(t, (int32_t)largest + 1))) return st;
     json_object_foreach(vocab, name, value)
     {
         const int32_t id = (int32_t)json_integer_value(value);
@@ -97,7 +99,7 @@ static pc_status read_vocab(pc_tokenizer *t, json_t *model, size_t added)
         if (t->pieces[id].name >= 0)
             return pc_fail(PC_ERR_FORMAT, "model.vocab: id %d is given twice, last by \"%.60s\"",
                            id, name);
-        if ((st = set_name(t, id, name, size))) return st;
+        if ((st = pc_tok_name(t, id, name, size))) return st;
     }
     return PC_OK;
 }
@@ -300,10 +302,14 @@ static pc_status read_affix(char **out, const json_t *model, const char *key)
 
 static pc_status read_settings(pc_tokenizer *t, const json_t *root, const json_t *model)
 {
-    const char *type = pc_tok_text(model, "type"); // files from before 2020 have none
+    const char *type = pc_tok_text(model, "type");
     if (!json_is_object(model)) return pc_fail(PC_ERR_FORMAT, "no `model` object");
-    if (type && strcmp(type, "BPE") != 0)
-        return pc_fail(PC_ERR_FORMAT, "model.type: \"%.40s\" is not supported; expected \"BPE\"",
+    // Files from before 2020 have no type; a list of pieces with scores is a unigram model's.
+    t->unigram.on =
+        type ? !strcmp(type, "Unigram") : json_is_array(json_object_get(model, "vocab"));
+    if (type && !t->unigram.on && strcmp(type, "BPE") != 0)
+        return pc_fail(PC_ERR_FORMAT,
+                       "model.type: \"%.40s\" is not supported; expected \"BPE\" or \"Unigram\"",
                        type);
     pc_status st;
     if ((st = pc_tok_flag(&t->falls_back, model, "byte_fallback", false)) ||
@@ -317,7 +323,10 @@ static pc_status read_settings(pc_tokenizer *t, const json_t *root, const json_t
     if (!pc_tok_absent(dropout) && json_number_value(dropout) != 0.0)
         return pc_fail(PC_ERR_FORMAT, "model.dropout: %g, expected null",
                        json_number_value(dropout));
-    return pc_pipeline_words(t, root);
+    if ((st = pc_pipeline_words(t, root))) return st;
+    if (t->unigram.on && t->byte_level)
+        return pc_fail(PC_ERR_FORMAT, "ByteLevel around a Unigram model is not supported");
+    return PC_OK;
 }
 
 static pc_status read_unknown(pc_tokenizer *t, const json_t *model)
@@ -332,9 +341,13 @@ static pc_status read_unknown(pc_tokenizer *t, const json_t *model)
 static pc_status read_model(pc_tokenizer *t, const json_t *model)
 {
     const json_t *own = json_object_get(model, "percept");
+    fallback_symbols(t);
+    if (t->unigram.on) {
+        const bool by_types = json_is_object(json_object_get(own, "sentencepiece"));
+        return pc_unigram_finish(t, by_types ? json_object_get(own, "types") : NULL);
+    }
     pc_status st = read_unknown(t, model);
     if (st) return st;
-    fallback_symbols(t);
     byte_symbols(t);
     if (json_object_get(own, "scores") || json_is_true(json_object_get(own, "ranks"))) {
         st = read_ranks(t, own);
@@ -365,7 +378,7 @@ static pc_status read_added_one(pc_tokenizer *t, const json_t *entry, int64_t li
     if (known >= 0 && known != id)
         return pc_fail(PC_ERR_FORMAT, "\"%.60s\" has id %lld here and %lld before", content,
                        (long long)id, (long long)known);
-    pc_status st = grow_vocab(t, (int32_t)id + 1);
+    pc_status st = pc_tok_room(t, (int32_t)id + 1);
     if (st) return st;
     if (known < 0 && t->pieces[id].name >= 0)
         return pc_fail(PC_ERR_FORMAT, "\"%.60s\": id %lld belongs to another token", content,
@@ -382,7 +395,7 @@ static pc_status read_added_one(pc_tokenizer *t, const json_t *entry, int64_t li
         (st = pc_tok_flag(&a->normalized, entry, "normalized", !a->special)))
         return pc_context(st, "\"%.60s\"", content);
     if (known < 0) {
-        if ((st = set_name(t, a->id, content, size))) return st;
+        if ((st = pc_tok_name(t, a->id, content, size))) return st;
         t->pieces[id].outside = true;
     }
     t->pieces[id].special = a->special;
@@ -415,7 +428,7 @@ static pc_status match_added(pc_tokenizer *t)
         size_t size = a->size;
         char *owned = NULL;
         pc_status st = PC_OK;
-        if (a->normalized && !t->sp.on)
+        if (a->normalized && (!t->sp.on || t->sp.prepared))
             st = pc_normal_run(&t->normal, &text, &size, &owned, a->content, a->size);
         for (int all = a->special; all < 2 && !st && size > 0; all++)
             st = pc_matcher_add(&t->added_match[a->normalized][all], text, size, i);
@@ -463,7 +476,9 @@ static pc_status finish(pc_tokenizer **out, json_t *root, const char *text, size
     pc_status st = t ? build(t, root) : pc_fail(PC_ERR_MEMORY, "a tokenizer");
     bool changed = false;
     *out = NULL;
-    if (!st && config && !(st = pc_roles_keep(root, t, config, &changed)) && changed) {
+    if (!st && config) st = pc_roles_keep(root, t, config, &changed);
+    if (!st && config) st = pc_siglip_keep(root, t, config, &changed);
+    if (!st && changed) {
         // What the configuration changes may be anything: read again from the beginning.
         pc_tokenizer_close(t);
         return finish(out, root, NULL, 0, NULL);

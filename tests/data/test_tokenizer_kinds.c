@@ -232,6 +232,156 @@ static void test_sentencepiece_settings(void **state)
     pc_tokenizer_close(t);
 }
 
+/* Scores are sums of logarithms: the best way through a text, worked out by hand. */
+static void test_unigram(void **state)
+{
+    (void)state;
+    static wire w;
+    begin_model(&w, false);       // pieces from 3 on
+    put_piece(&w, MARK, -2, 1);   // 3
+    put_piece(&w, "a", -1, 1);    // 4
+    put_piece(&w, "b", -1.5f, 1); // 5
+    put_piece(&w, "ab", -2, 1);   // 6: better than a and b
+    put_piece(&w, "ba", -3, 1);   // 7
+    put_piece(&w, "aa", -2, 1);   // 8: as good as twice a
+    put_piece(&w, "abb", -9, 1);  // 9: worse than ab and b
+    put_piece(&w, "<ud>", 0, 4);  // 10
+    put_piece(&w, "bb", -1, 5);   // 11: unused, never found
+    put_settings(&w, (settings){false, true, false, 1, NULL});
+    pc_tokenizer *first = model_of(&w);
+    for (int round = 0; round < 2; round++) {
+        pc_tokenizer *t = round ? kept(first) : first;
+        assert_int_equal(pc_tokenizer_vocab(t), 12);
+        check_ids(t, "", "");
+        check_ids(t, "ab", "3 6");
+        check_ids(t, "abb", "3 6 5");
+        check_ids(t, "aba", "3 6 4"); // ab a: -3; a ba: -4
+        check_ids(t, "aa", "3 8");    // of equal sums the longer last piece, found first, stays
+        check_ids(t, "aaa", "3 4 8"); // a aa and aa a: -3
+        check_ids(t, "bb", "3 5 5");  // not the unused piece
+        check_ids(t, "xyz", "3 0");   // unknown characters that stand together are one
+        check_ids(t, "axbx", "3 4 0 5 0");
+        check_ids(t, "b<ud>a", "3 5 10 4");
+        check_ids(t, "</s>", "3 0"); // a control piece is not found in texts
+        check_ids(t, "a b", "3 4 3 5");
+        TEXT(t, "ab", 3, 6);
+        TEXT(t, "a \xE2\x81\x87 b", 3, 4, 0, 5);
+        if (round) pc_tokenizer_close(t);
+    }
+    pc_tokenizer_close(first);
+    begin_model(&w, true); // unknown characters give their bytes
+    put_piece(&w, MARK, -2, 1);
+    put_piece(&w, "a", -1, 1); // 260
+    put_settings(&w, (settings){true, true, false, 1, NULL});
+    pc_tokenizer *t = model_of(&w);
+    check_ids(t, "a\xC3\xA9", "259 260 198 172");
+    TEXT(t, "a\xC3\xA9", 259, 260, 198, 172);
+    pc_tokenizer_close(t);
+}
+
+static void test_unigram_json(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "{\"model\": {\"type\": \"Unigram\", \"unk_id\": 0, \"byte_fallback\": false, \"vocab\": "
+        "[[\"<unk>\", 0], [\"a\", -1], [\"b\", -1.5], [\"ab\", -2], [\"xy\", -50], [\"</s>\", 0]]},"
+        " \"added_tokens\": [{\"id\": 5, \"content\": \"</s>\", \"special\": true}]}";
+    pc_tokenizer *t = NULL;
+    if (pc_tokenizer_parse(&t, text, strlen(text))) fail_msg("%s", pc_error_text());
+    check_ids(t, "abab", "3 3");
+    check_ids(t, "bz", "2 0");
+    check_ids(t, "<unk>", "0"); // an ordinary piece to this file, and found like one
+    check_ids(t, "xy", "4");    // two unknown characters that are a piece after all
+    check_ids(t, "a</s>", "1 5");
+    pc_ids ids = {0}; // where special tokens are not to be found, their letters are
+    assert_int_equal(pc_tokenizer_encode(t, &ids, "</s>", 4, false), PC_OK);
+    assert_int_equal(ids.count, 1);
+    assert_int_equal(ids.list[0], 0);
+    pc_ids_close(&ids);
+    pc_tokenizer_close(t);
+    static const char *const bad[][2] = {
+        {"{\"a\": 1}", "array of"},
+        {"[]", "array of"},
+        {"[[\"a\"]]", "vocab[0]"},
+        {"[[\"a\", -1], [\"a\", -2]]", "piece 0 already"},
+        {"[[\"a\", \"b\"]]", "[piece, score]"},
+        {"[[\"\", 1]]", "empty"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char file[256];
+        snprintf(file, sizeof file, "{\"model\": {\"type\": \"Unigram\", \"vocab\": %s}}",
+                 bad[i][0]);
+        assert_int_equal(pc_tokenizer_parse(&t, file, strlen(file)), PC_ERR_FORMAT);
+        if (!strstr(pc_error_text(), bad[i][1]))
+            fail_msg("%s: '%s' says nothing of '%s'", bad[i][0], pc_error_text(), bad[i][1]);
+    }
+    const char *unk =
+        "{\"model\": {\"type\": \"Unigram\", \"unk_id\": 3, \"vocab\": [[\"a\", -1]]}}";
+    assert_int_equal(pc_tokenizer_parse(&t, unk, strlen(unk)), PC_ERR_FORMAT);
+    const char *coded = "{\"model\": {\"type\": \"Unigram\", \"vocab\": [[\"a\", -1]]}, "
+                        "\"pre_tokenizer\": {\"type\": \"ByteLevel\"}}";
+    assert_int_equal(pc_tokenizer_parse(&t, coded, strlen(coded)), PC_ERR_FORMAT);
+    // Without an unknown token only what is known can be said.
+    const char *none =
+        "{\"model\": {\"type\": \"Unigram\", \"unk_id\": null, \"vocab\": [[\"a\", -1]]}}";
+    if (pc_tokenizer_parse(&t, none, strlen(none))) fail_msg("%s", pc_error_text());
+    check_ids(t, "aa", "0 0");
+    assert_int_equal(pc_tokenizer_encode(t, &ids, "ab", 2, true), PC_ERR_INPUT);
+    pc_ids_close(&ids);
+    pc_tokenizer_close(t);
+}
+
+/* A folder's class decides what is done to texts: SigLIP's, T5's, and others by name not. */
+static void test_unigram_classes(void **state)
+{
+    (void)state;
+    static wire w;
+    begin_model(&w, false);
+    put_piece(&w, MARK "a", -1, 1); // 3
+    put_piece(&w, "b", -1, 1);      // 4
+    put_piece(&w, MARK, -3, 1);     // 5
+    put_settings(&w, (settings){false, true, true, 1, NULL});
+    pc_tokenizer *t = NULL;
+    scratch_open();
+    scratch_write("spiece.model", w.bytes, w.size);
+    const char *siglip = "{\"tokenizer_class\": \"SiglipTokenizer\", \"eos_token\": \"</s>\", "
+                         "\"pad_token\": \"</s>\", \"unk_token\": \"<unk>\"}";
+    scratch_write("tokenizer_config.json", siglip, strlen(siglip));
+    if (pc_tokenizer_open(&t, scratch_path(""))) fail_msg("%s", pc_error_text());
+    check_ids(t, "  A,  (a) B!", "3 3 5 4");
+    check_ids(t, "ab </s> ab",
+              "3 4 2 0 4"); // no mark behind a special token, whose spaces are gone
+    assert_int_equal(pc_tokenizer_pad(t), 2);
+    pc_ids ids = {0};
+    assert_int_equal(pc_tokenizer_frame(t, &ids), PC_OK);
+    assert_int_equal(ids.count, 1);
+    pc_ids_close(&ids);
+    pc_tokenizer *again = kept(t);
+    check_ids(again, "  A,  (a) B!", "3 3 5 4");
+    pc_tokenizer_close(again);
+    // A tokenizer.json beside the same configuration is prepared too, and only once.
+    char *json = pc_tokenizer_json(t);
+    pc_tokenizer_close(t);
+    scratch_write("tokenizer.json", json, strlen(json));
+    if (pc_tokenizer_open(&t, scratch_path(""))) fail_msg("%s", pc_error_text());
+    char *json2 = pc_tokenizer_json(t);
+    assert_string_equal(json, json2);
+    free(json2);
+    free(json);
+    pc_tokenizer_close(t);
+    assert_int_equal(remove(scratch_path("tokenizer.json")), 0);
+    const char *t5 = "{\"tokenizer_class\": \"T5Tokenizer\", \"extra_ids\": 2}";
+    scratch_write("tokenizer_config.json", t5, strlen(t5));
+    if (pc_tokenizer_open(&t, scratch_path(""))) fail_msg("%s", pc_error_text());
+    check_ids(t, "a\tb <extra_id_0>", "3 5 4 7");
+    pc_tokenizer_close(t);
+    const char *other = "{\"tokenizer_class\": \"XLMRobertaTokenizer\"}";
+    scratch_write("tokenizer_config.json", other, strlen(other));
+    assert_int_equal(pc_tokenizer_open(&t, scratch_path("")), PC_ERR_FORMAT);
+    assert_non_null(strstr(pc_error_text(), "XLMRobertaTokenizer"));
+    scratch_close();
+}
+
 static void refused_model(const wire *w, const char *word)
 {
     pc_tokenizer *t = NULL;
@@ -249,7 +399,9 @@ static void test_sentencepiece_refused(void **state)
     w.size = 0;
     refused_model(&w, "no pieces");
     begin_model(&w, false);
-    refused_model(&w, "unigram"); // what a file without trainer_spec is
+    put_settings(&w, (settings){false, true, false, 3, NULL});
+    refused_model(&w, "word");
+    begin_model(&w, false);
     put_settings(&w, (settings){true, true, false, 2, NULL});
     refused_model(&w, "byte_fallback");
     begin_model(&w, true);
@@ -274,6 +426,9 @@ static void test_sentencepiece_refused(void **state)
     refused_model(&w, "type 9");
     begin_model(&w, false);
     put_piece(&w, "x", (float)NAN, 1);
+    refused_model(&w, "score");
+    begin_model(&w, false);
+    put_piece(&w, "x", (float)-INFINITY, 1);
     refused_model(&w, "score");
     static const unsigned char longer[] = {0x0A, 0xFF, 0xFF, 0xFF, 0xFF,
                                            0xFF, 0xFF, 0xFF, 0xFF, 0x7F};
@@ -449,6 +604,7 @@ static void test_clip_file(void **state)
         check_ids(u, " The  CAT\n", "513 515"); // lower case, white space of any length
         check_ids(u, "cats", "514 83 338");     // "ca" within a word, "t", and "s" at its end
         check_ids(u, "12", "272 273");          // digits one by one
+        check_ids(u, "&lt;", "261 75 339 282"); // entities stay, as in transformers: "&", "lt", ";"
         check_ids(u, "the<|endoftext|>", "513 517");
         pc_ids ids = {0};
         assert_int_equal(pc_tokenizer_frame(u, &ids), PC_OK);
@@ -599,6 +755,9 @@ int main(void)
         cmocka_unit_test(test_sentencepiece),
         cmocka_unit_test(test_sentencepiece_settings),
         cmocka_unit_test(test_sentencepiece_refused),
+        cmocka_unit_test(test_unigram),
+        cmocka_unit_test(test_unigram_json),
+        cmocka_unit_test(test_unigram_classes),
         cmocka_unit_test(test_tiktoken),
         cmocka_unit_test(test_vocab_and_merges),
         cmocka_unit_test(test_clip_file),

@@ -107,6 +107,9 @@ static void tokenizers(void)
         "\"BPE\",\"byte_fallback\":true,\"unk_token\":\"<unk>\",\"vocab\":{\"<unk>\":0,\"a\":1,"
         "\"b\":2,\"ab\":3},\"merges\":[\"a b\"]}}";
     put("tokenizer_json", "small", small, sizeof small - 1);
+    copy("tokenizer_json", "unigram", "tests/goldens/tokenizers/json/tokenizer.json");
+    copy("tokenizer_model", "unigram", "tests/goldens/tokenizers/siglip/spiece.model");
+    copy("tokenizer_model", "unigram-bytes", "tests/goldens/tokenizers/bytes/tokenizer.model");
 }
 
 static void configs(void)
