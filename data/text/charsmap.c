@@ -1,8 +1,10 @@
 /*
  * charsmap.c - a double-array trie: in unit u the label is u & 0x800000FF, bit 8 says that a value follows, and
- * the offset to the children is (u >> 10) << ((u & 0x200) >> 6); a value is u & 0x7FFFFFFF.
+ * the offset to the children is (u >> 10) << ((u & 0x200) >> 6); a value is u & 0x7FFFFFFF. Replacements are UTF-8
+ * and begin with a character, whatever a trie points at: what texts become is text.
  */
 #include "data/text/charsmap.h"
+#include "data/text/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +26,8 @@ pc_status pc_charsmap_open(pc_charsmap *m, const void *bytes, size_t size)
                        size);
     if (p[size - 1] != '\0')
         return pc_fail(PC_ERR_FORMAT, "precompiled_charsmap: the last replacement has no end");
+    if (!pc_utf8_valid((const char *)p + 4 + trie, size - 4 - trie))
+        return pc_fail(PC_ERR_FORMAT, "precompiled_charsmap: a replacement is no UTF-8 text");
     m->units = trie / 4;
     m->size = size - 4 - trie;
     m->unit = malloc(trie);
@@ -63,7 +67,7 @@ static size_t find(const pc_charsmap *m, const char **replacement, const char *t
         node ^= offset_of(m->unit[node]);
         if (!leaf || node >= m->units) continue;
         const uint32_t value = m->unit[node] & 0x7FFFFFFF;
-        if (value >= m->size) continue;
+        if (value >= m->size || ((unsigned char)m->replacement[value] & 0xC0) == 0x80) continue;
         found = i + 1;
         *replacement = m->replacement + value;
     }

@@ -382,6 +382,33 @@ static void test_unigram_classes(void **state)
     scratch_close();
 }
 
+/* A table of one entry, "a", whose replacement begins at `value` of "\xC3\xA9". */
+static void test_charsmap(void **state)
+{
+    (void)state;
+    enum { UNITS = 99, SIZE = 4 + 4 * UNITS + 3 };
+    for (uint32_t value = 0; value < 5; value++) {
+        unsigned char table[SIZE] = {4 * UNITS & 0xFF, 4 * UNITS >> 8};
+        uint32_t unit[UNITS] = {0};
+        pc_charsmap m;
+        const char *with = NULL;
+        unit['a'] = 'a' | 1 << 8 | ('a' ^ 98) << 10; // a leaf, whose value is unit 98
+        unit[98] = value;
+        memcpy(table + 4, unit, sizeof unit);
+        memcpy(table + SIZE - 3, "\xC3\xA9", 3);
+        assert_int_equal(pc_charsmap_open(&m, table, sizeof table), PC_OK);
+        const size_t n = pc_charsmap_find(&m, &with, "ab", 2);
+        // The middle of a character, and what lies behind the table, stand for nothing.
+        assert_int_equal(n, value == 0 || value == 2);
+        if (n) assert_string_equal(with, value ? "" : "\xC3\xA9");
+        assert_int_equal(pc_charsmap_first(&m, &with, "ba", 2), 0);
+        pc_charsmap_close(&m);
+        table[SIZE - 2] = 'x';
+        assert_int_equal(pc_charsmap_open(&m, table, sizeof table), PC_ERR_FORMAT);
+        assert_non_null(strstr(pc_error_text(), "UTF-8"));
+    }
+}
+
 static void refused_model(const wire *w, const char *word)
 {
     pc_tokenizer *t = NULL;
@@ -756,6 +783,7 @@ int main(void)
         cmocka_unit_test(test_sentencepiece_settings),
         cmocka_unit_test(test_sentencepiece_refused),
         cmocka_unit_test(test_unigram),
+        cmocka_unit_test(test_charsmap),
         cmocka_unit_test(test_unigram_json),
         cmocka_unit_test(test_unigram_classes),
         cmocka_unit_test(test_tiktoken),
