@@ -28,7 +28,13 @@ typedef struct pc_memory {
     void (*wait)(void); // until the device has done all it was told
     // Copies between either kind of memory, in the order of the device's work; `wait` before the host reads.
     void (*copy)(void *to, const void *from, size_t bytes);
+    // A mark behind all that the device was told so far, and until it has come there: what one step left is read while
+    // the next is under way. The last PC_MARKS marks are kept.
+    int64_t (*mark)(void);
+    void (*wait_mark)(int64_t mark);
 } pc_memory;
+
+enum { PC_MARKS = 8 };
 
 typedef struct pc_arena {
     unsigned char *base;

@@ -68,6 +68,24 @@ typedef struct pc_adamw {
 } pc_adamw;
 
 /*
+ * A run of a parameter's numbers with what the optimiser keeps of them, dense and alike in number. What changes all
+ * parameters at once takes an array of these, which lies where numbers do: in a device's memory, when one computes.
+ */
+typedef struct pc_piece {
+    void *w, *master, *m, *v, *g; // master?: the f32 original of a w in bf16
+    int64_t n;
+    int64_t first; // where its numbers stand among all trained ones: what rounding is drawn by. A multiple of 8
+    double lr_scale, decay; // multiply lr and weight_decay
+    pc_dtype w_type, moment_type, g_type; // ctx->real, f32 or bf16
+} pc_piece;
+
+/*
+ * What lets a step through, f64 (PC_GATE), in the memory of the device that computes. Once it is shut, the operations
+ * that take it change nothing, whatever comes: a loss or a norm that is not finite leaves the weights as they were.
+ */
+enum { PC_GATE_LOSS, PC_GATE_NORM, PC_GATE_SCALE, PC_GATE_SHUT, PC_GATE };
+
+/*
  * The list. FORWARD(name, arguments) declares name_forward in pc_ops, BACKWARD(name, arguments)
  * name_backward in pc_grad_ops, TRAIN(name, arguments) a training-only operation.
  */
@@ -208,7 +226,33 @@ typedef struct pc_adamw {
     /* square_sum out f64 (1) += sum x^2 (double; fixed order; NaN and inf survive)                */ \
     TRAIN(square_sum, (pc_ctx * ctx, pc_tensor out, pc_tensor x))                                    \
     /* accumulate y += x             replicas' gradients, in replica order                         */ \
-    TRAIN(accumulate, (pc_ctx * ctx, pc_tensor y, pc_tensor x))
+    TRAIN(accumulate, (pc_ctx * ctx, pc_tensor y, pc_tensor x))                                     \
+    /* add_sum    out f64 (1) += by sum x  (double; fixed order): losses of rows into a step's      */ \
+    TRAIN(add_sum, (pc_ctx * ctx, pc_tensor out, pc_tensor x, double by))                           \
+    /* clamp      x <- min(max(x, low), high)                                                       */ \
+    TRAIN(clamp, (pc_ctx * ctx, pc_tensor x, double low, double high))                              \
+    /* square_sums  sums[i] f64 = sum g^2 of piece i (double; fixed order)                          */ \
+    TRAIN(square_sums, (pc_ctx * ctx, pc_tensor sums, const pc_piece *list, int64_t count))         \
+    /* step_gate  norm = sqrt(sum sums), scale = clip > 0 ? min(1, clip / (norm + 1e-6)) : 1, loss  */ \
+    /*            as given (?); shut when loss or norm is not finite, and from then on              */ \
+    TRAIN(step_gate, (pc_ctx * ctx, pc_tensor gate, pc_tensor sums, pc_tensor loss, double clip))   \
+    /* adamw_list adamw of every piece: lr, weight_decay times the piece's, grad_scale times the    */ \
+    /*            gate's. master? is what changes, and w its copy. What is stored in bf16 is        */ \
+    /*            rounded to nearest, or by `rounding` (NULL: not) up or down at random (step.h):   */ \
+    /*            w without a master, m and v                                                       */ \
+    TRAIN(adamw_list, (pc_ctx * ctx, const pc_piece *list, int64_t count, const pc_adamw *hyper,    \
+                       pc_tensor gate, const pc_rng_key *rounding))                                 \
+    /* muon_ahead piece b:  g' = scale g   m <- beta m + (1 - beta) g'   u = (1 - beta) g' + beta m */ \
+    /*            X[b] = u / (|u|_F + 1e-7)         X (B,R,C) of any floating type                  */ \
+    TRAIN(muon_ahead, (pc_ctx * ctx, pc_tensor X, const pc_piece *list, double beta, pc_tensor gate, \
+                       const pc_rng_key *rounding))                                                \
+    /* orthogonal X[b] <- five times  a X + (b A + c A A) X,  A = X X^T: singular values near 1     */ \
+    /*            (a, b, c of step.h). X (B,R,C) dense; A and two more from ctx->scratch            */ \
+    TRAIN(orthogonal, (pc_ctx * ctx, pc_tensor X))                                                  \
+    /* muon_apply piece b:  w <- (1 - lr wd) w - 0.2 lr sqrt(max(R,C)) X[b]; master? and rounding?  */ \
+    /*            as adamw_list has them                                                            */ \
+    TRAIN(muon_apply, (pc_ctx * ctx, const pc_piece *list, pc_tensor X, double lr,                  \
+                       double weight_decay, pc_tensor gate, const pc_rng_key *rounding))
 // clang-format on
 
 typedef struct pc_ctx pc_ctx;

@@ -13,6 +13,8 @@ static void *workspace;
 static size_t workspace_size;
 static unsigned char *staged;
 static size_t staged_used;
+static cudaEvent_t marks[PC_MARKS];
+static int64_t marked;
 enum { STAGED = 32 << 20 };
 
 void pc_cuda_check(cudaError_t e, const char *what, const char *file, int line)
@@ -47,6 +49,7 @@ extern "C" pc_status pc_cuda_open(pc_cuda_info *info)
     if (pc_cuda_stream) return PC_OK;
     CHECK_CUDA(cudaStreamCreateWithFlags(&pc_cuda_stream, cudaStreamNonBlocking));
     CHECK_CUDA(cudaHostAlloc((void **)&staged, STAGED, cudaHostAllocDefault));
+    for (int i = 0; i < PC_MARKS; i++) CHECK_CUDA(cudaEventCreateWithFlags(&marks[i], cudaEventDisableTiming));
     return PC_OK;
 }
 
@@ -54,6 +57,7 @@ extern "C" void pc_cuda_close(void)
 {
     if (!pc_cuda_stream) return;
     cudaStreamSynchronize(pc_cuda_stream);
+    for (int i = 0; i < PC_MARKS; i++) cudaEventDestroy(marks[i]);
     cudaFree(workspace);
     cudaFreeHost(staged);
     cudaStreamDestroy(pc_cuda_stream);
@@ -123,8 +127,21 @@ static void copy_bytes(void *to, const void *from, size_t bytes)
     CHECK_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, pc_cuda_stream));
 }
 
+static int64_t set_mark(void)
+{
+    CHECK_CUDA(cudaEventRecord(marks[marked % PC_MARKS], pc_cuda_stream));
+    return marked++;
+}
+
+static void wait_mark(int64_t mark)
+{
+    PC_ASSERT(mark < marked && mark + PC_MARKS >= marked, "mark %lld of %lld", (long long)mark, (long long)marked);
+    CHECK_CUDA(cudaEventSynchronize(marks[mark % PC_MARKS]));
+}
+
 extern "C" const pc_memory *pc_cuda_memory(void)
 {
-    static const pc_memory memory = {"the GPU", get_device, put_device, get_shared, put_shared, wait_device, copy_bytes};
+    static const pc_memory memory = {"the GPU",   get_device, put_device, get_shared, put_shared,
+                                     wait_device, copy_bytes, set_mark,   wait_mark};
     return &memory;
 }

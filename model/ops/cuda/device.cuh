@@ -105,6 +105,11 @@ void pc_cuda_product(bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K
                      int64_t lda, const void *B, int64_t ldb, float beta, void *C, int64_t ldc, pc_dtype in,
                      pc_dtype out);
 
+// `batch` of them, whose matrices lie so many numbers apart.
+void pc_cuda_products(int64_t batch, bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K, float alpha, const void *A, int64_t lda,
+                      int64_t next_a, const void *B, int64_t ldb, int64_t next_b, float beta, void *C, int64_t ldc, int64_t next_c,
+                      pc_dtype in, pc_dtype out);
+
 // Every slot's function, by the list of ops.h: declared once for tables.cu and the files that define them.
 #define CUDA_FORWARD(name, args)  void cuda_##name##_forward args;
 #define CUDA_BACKWARD(name, args) void cuda_##name##_backward args;

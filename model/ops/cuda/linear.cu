@@ -18,6 +18,7 @@ typedef struct shape {
     bool trans_a, trans_b, add, aligned;
     pc_dtype in, out;
     int64_t M, N, K, lda, ldb, ldc;
+    int64_t batch, next_a, next_b, next_c; // so many alike, so far apart
 } shape;
 
 typedef struct plan {
@@ -46,10 +47,14 @@ static cudaDataType type_of(pc_dtype t)
     return t == PC_BF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
-static cublasLtMatrixLayout_t layout(pc_dtype t, int64_t rows, int64_t columns, int64_t ld, const shape *k)
+static cublasLtMatrixLayout_t layout(pc_dtype t, int64_t rows, int64_t columns, int64_t ld, int64_t next, const shape *k)
 {
     cublasLtMatrixLayout_t l;
+    const int32_t batch = (int32_t)k->batch;
     check(cublasLtMatrixLayoutCreate(&l, type_of(t), (uint64_t)rows, (uint64_t)columns, ld), "layout", k);
+    if (batch == 1) return l;
+    check(cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch), "batch", k);
+    check(cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &next, sizeof next), "batch", k);
     return l;
 }
 
@@ -63,9 +68,9 @@ static plan *make_plan(const shape *k)
     check(cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F), "description", k);
     check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, k->trans_b ? &yes : &no, sizeof yes), "transposition", k);
     check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSB, k->trans_a ? &yes : &no, sizeof yes), "transposition", k);
-    p->a = k->trans_b ? layout(k->in, k->K, k->N, k->ldb, k) : layout(k->in, k->N, k->K, k->ldb, k);
-    p->b = k->trans_a ? layout(k->in, k->M, k->K, k->lda, k) : layout(k->in, k->K, k->M, k->lda, k);
-    p->c = layout(k->out, k->N, k->M, k->ldc, k);
+    p->a = k->trans_b ? layout(k->in, k->K, k->N, k->ldb, k->next_b, k) : layout(k->in, k->N, k->K, k->ldb, k->next_b, k);
+    p->b = k->trans_a ? layout(k->in, k->M, k->K, k->lda, k->next_a, k) : layout(k->in, k->K, k->M, k->lda, k->next_a, k);
+    p->c = layout(k->out, k->N, k->M, k->ldc, k->next_c, k);
 
     cublasLtMatmulPreference_t want;
     const size_t room = WORKSPACE;
@@ -105,6 +110,13 @@ static const plan *plan_of(const shape *k)
 void pc_cuda_product(bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K, float alpha, const void *A, int64_t lda, const void *B,
                      int64_t ldb, float beta, void *C, int64_t ldc, pc_dtype in, pc_dtype out)
 {
+    pc_cuda_products(1, trans_a, trans_b, M, N, K, alpha, A, lda, 0, B, ldb, 0, beta, C, ldc, 0, in, out);
+}
+
+void pc_cuda_products(int64_t batch, bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K, float alpha, const void *A, int64_t lda,
+                      int64_t next_a, const void *B, int64_t ldb, int64_t next_b, float beta, void *C, int64_t ldc, int64_t next_c,
+                      pc_dtype in, pc_dtype out)
+{
     if (M <= 0 || N <= 0) return;
     if (!handle) {
         check(cublasLtCreate(&handle), "start", NULL);
@@ -120,7 +132,9 @@ void pc_cuda_product(bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K
     k.ldc = ldc < N ? N : ldc;
     const uintptr_t all = (uintptr_t)A | (uintptr_t)B | (uintptr_t)C | (uintptr_t)(k.lda * (int64_t)pc_dtype_size(in)) |
                           (uintptr_t)(k.ldb * (int64_t)pc_dtype_size(in)) | (uintptr_t)(k.ldc * (int64_t)pc_dtype_size(out));
-    k.aligned = all % 16 == 0;
+    k.batch = batch, k.next_a = next_a, k.next_b = next_b, k.next_c = next_c;
+    const int64_t steps = batch == 1 ? 0 : (next_a | next_b) * (int64_t)pc_dtype_size(in) | next_c * (int64_t)pc_dtype_size(out);
+    k.aligned = (all | (uintptr_t)steps) % 16 == 0;
     const plan *p = plan_of(&k);
     check(cublasLtMatmul(handle, p->op, &alpha, B, p->a, A, p->b, &beta, C, p->c, C, p->c, &p->algo, space, WORKSPACE, pc_cuda_stream),
           "the product", &k);

@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include "model/ops/dry/dry.h"
+#include "model/ops/step.h"
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
@@ -105,6 +106,27 @@ static void square_sum(pc_ctx *ctx, pc_tensor out, pc_tensor x)
     pc_dry_workspace(ctx, pc_square_sum_workspace(ctx, pc_numel(x)));
 }
 
+static void square_sums(pc_ctx *ctx, pc_tensor sums, const pc_piece *list, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) square_sum(ctx, sums, pc_view1(NULL, PC_F32, list[i].n));
+}
+
+// Three products a step, by either shape's shorter side r.
+static void orthogonal(pc_ctx *ctx, pc_tensor X)
+{
+    const int64_t B = X.dim[0], R = X.dim[1], C = X.dim[2], r = R < C ? R : C;
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    // A device takes all B matrices at once.
+    const int64_t held = ctx->scratch->memory ? B : 1;
+    pc_alloc3(ctx->scratch, X.dtype, held, r, r);
+    pc_alloc3(ctx->scratch, X.dtype, held, r, r);
+    pc_alloc3(ctx->scratch, X.dtype, held, R, C);
+    pc_dry_workspace(ctx, pc_linear_workspace(ctx, r, C, R));
+    pc_arena_release(ctx->scratch, mark);
+    ctx->flops += (double)PC_QUINTIC_STEPS * 2.0 * (double)B * (double)r *
+                  (2.0 * (double)R * (double)C + (double)r * (double)r);
+}
+
 #define BACKWARD_SLOT(name, args) .name##_backward = name##_nothing,
 #define TRAIN_SLOT(name, args)    .name = name##_nothing,
 static pc_grad_ops table = {PC_OP_LIST(PC_NO_SLOT, BACKWARD_SLOT, TRAIN_SLOT)};
@@ -122,6 +144,8 @@ static void fill(void)
     table.clip_loss_backward = clip_loss;
     table.sigmoid_loss_backward = sigmoid_loss;
     table.square_sum = square_sum;
+    table.square_sums = square_sums;
+    table.orthogonal = orthogonal;
 }
 
 const pc_grad_ops *pc_dry_grad_ops(void)
