@@ -88,7 +88,7 @@ static void backward_share(engine *e, replica *r, int used, void *arg)
     }
 }
 
-double contrastive_step(engine *e, const pc_batch *b)
+void contrastive_launch(engine *e, const pc_batch *b, pc_tensor loss)
 {
     const int used = engine_used(e, b->micros);
     const int64_t B = first_row(b, b->micros), E = e->model->config.clip.text.E;
@@ -103,8 +103,7 @@ double contrastive_step(engine *e, const pc_batch *b)
     if (objective_trains(&e->model->params, "text.")) w.dV = pc_alloc2(ctx->act, PC_F32, B, E);
 
     engine_run(e, used, forward_share, &w);
-    const double loss = pc_clip_loss_backward(ctx, w.dU, w.dV, l, w.U, w.V);
+    pc_clip_loss_launch(ctx, loss, w.dU, w.dV, l, w.U, w.V);
     engine_run(e, used, backward_share, &w);
     engine_reduce(e, used);
-    return loss;
 }

@@ -54,10 +54,12 @@ pc_status engine_open(engine *e, pc_model *model, pc_pool *pool, const engine_co
         e->count = i + 1;
         st = open_replica(e, &e->replicas[i], i, backend, sizes);
     }
-    if (!st) st = spans_open(&e->spans, &model->params);
+    if (!st) st = spans_open(&e->spans, &model->params, SPAN_LENGTH);
     if (!st)
         st = pc_arena_open_in(&e->whole, "whole batch", backend->memory, sizes->whole,
                               sizes->whole_shared);
+    if (!st && backend->memory && !(e->loss = backend->memory->get_shared(sizeof *e->loss)))
+        st = pc_fail(PC_ERR_MEMORY, "the loss");
     if (st) {
         engine_close(e);
         return pc_context(st, "engine");
@@ -81,6 +83,7 @@ void engine_close(engine *e)
     }
     free(e->replicas);
     spans_close(&e->spans);
+    if (e->loss) e->whole.memory->put_shared(e->loss);
     pc_arena_close(&e->whole);
     *e = (engine){0};
 }

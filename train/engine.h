@@ -52,6 +52,7 @@ typedef struct engine {
     replica *replicas;
     int count;
     spans spans;
+    double *loss; // of a device: where objective_step has it, shared with the host
     pc_arena whole;
     pc_ctx whole_ctx; // all threads, for the whole batch
 } engine;

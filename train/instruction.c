@@ -13,17 +13,24 @@ static pc_tensor shared_row(pc_ctx *ctx, int64_t n)
     return pc_view1(pc_alloc_shared(ctx->act, PC_F32, n, 1).data, PC_F32, n);
 }
 
-double instruction_micro(pc_ctx *ctx, pc_vlm *l, const pc_vlm_batch *b, double coef)
+// Returns nll (N), of the activations.
+static pc_tensor micro_nll(pc_ctx *ctx, pc_vlm *l, const pc_vlm_batch *b, double coef)
 {
-    const size_t act = pc_arena_mark(ctx->act), scratch = pc_arena_mark(ctx->scratch);
     pc_vlm_kept kept = {0};
     const pc_tensor nll = shared_row(ctx, b->N), c = shared_row(ctx, b->N);
-    double sum = 0.0;
     if (!ctx->act->dry)
         for (int64_t n = 0; n < b->N; n++) ((float *)c.data)[n] = (float)coef;
 
     pc_vlm_forward(ctx, &kept, l, b, NULL);
     pc_vlm_loss_backward(ctx, nll, l, &kept, b, c);
+    return nll;
+}
+
+double instruction_micro(pc_ctx *ctx, pc_vlm *l, const pc_vlm_batch *b, double coef)
+{
+    const size_t act = pc_arena_mark(ctx->act), scratch = pc_arena_mark(ctx->scratch);
+    const pc_tensor nll = micro_nll(ctx, l, b, coef);
+    double sum = 0.0;
     pc_wait(ctx);
     if (!ctx->act->dry)
         for (int64_t n = 0; n < b->N; n++) sum += (double)((const float *)nll.data)[n];
@@ -33,9 +40,24 @@ double instruction_micro(pc_ctx *ctx, pc_vlm *l, const pc_vlm_batch *b, double c
     return sum;
 }
 
+// The same, its share of the step's loss added to `loss`: nothing is waited for.
+static void launch_micro(pc_ctx *ctx, pc_tensor loss, pc_vlm *l, const pc_vlm_batch *b, double coef)
+{
+    const size_t act = pc_arena_mark(ctx->act), scratch = pc_arena_mark(ctx->scratch);
+    ctx->grad_ops->add_sum(ctx, loss, micro_nll(ctx, l, b, coef), coef);
+    pc_arena_release(ctx->act, act);
+    pc_arena_release(ctx->scratch, scratch);
+}
+
+typedef struct work {
+    const pc_batch *batch;
+    pc_tensor loss; // of a device, whose replica is alone; absent: replicas keep sums of their own
+} work;
+
 static void run_share(engine *e, replica *r, int used, void *arg)
 {
-    const pc_batch *b = arg;
+    const work *w = arg;
+    const pc_batch *b = w->batch;
     const double coef = 1.0 / (double)b->supervised;
     pc_arena_release(&r->act, 0);
     pc_arena_release(&r->scratch, 0);
@@ -43,20 +65,28 @@ static void run_share(engine *e, replica *r, int used, void *arg)
     r->loss = 0.0;
     for (int64_t m = r->index; m < b->micros; m += used) {
         engine_dropout(e, &r->ctx, b->step, m);
-        r->loss += instruction_micro(&r->ctx, &r->model->vlm, &b->micro[m].vlm, coef);
+        if (pc_present(w->loss))
+            launch_micro(&r->ctx, w->loss, &r->model->vlm, &b->micro[m].vlm, coef);
+        else
+            r->loss += instruction_micro(&r->ctx, &r->model->vlm, &b->micro[m].vlm, coef);
     }
 }
 
-double instruction_step(engine *e, const pc_batch *b)
+void instruction_launch(engine *e, const pc_batch *b, pc_tensor loss)
 {
     const int used = engine_used(e, b->micros);
     PC_ASSERT(b->supervised > 0, "step %lld has %lld supervised tokens", (long long)b->step,
               (long long)b->supervised);
-    engine_run(e, used, run_share, (void *)(uintptr_t)b);
+    pc_ctx *ctx = &e->replicas[0].ctx;
+    const bool device = ctx->act->memory != NULL;
+    work w = {.batch = b, .loss = device ? loss : PC_NONE};
+    if (device) ctx->ops->zero_forward(ctx, loss);
+    engine_run(e, used, run_share, &w);
     engine_reduce(e, used);
+    if (device) return;
     double sum = 0.0;
     for (int i = 0; i < used; i++) sum += e->replicas[i].loss;
-    return sum / (double)b->supervised;
+    *(double *)loss.data = sum / (double)b->supervised;
 }
 
 // ---- scoring -----------------------------------------------------------------------------------
@@ -125,9 +155,20 @@ double instruction_score(pc_ctx *ctx, const pc_vlm *l, const pc_vlm_batch *b, ui
     return sum;
 }
 
+void objective_launch(engine *e, const pc_batch *b, pc_tensor loss)
+{
+    if (e->model->config.kind == PC_MODEL_CLIP)
+        contrastive_launch(e, b, loss);
+    else
+        instruction_launch(e, b, loss);
+}
+
 double objective_step(engine *e, const pc_batch *b)
 {
-    return e->model->config.kind == PC_MODEL_CLIP ? contrastive_step(e, b) : instruction_step(e, b);
+    double own = 0.0, *loss = e->loss ? e->loss : &own;
+    objective_launch(e, b, pc_view1(loss, PC_F64, 1));
+    pc_wait(&e->whole_ctx);
+    return *loss;
 }
 
 double objective_chance(const pc_model *m, int64_t batch)

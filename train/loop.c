@@ -52,42 +52,56 @@ typedef struct trainer {
     validation last_val;
     bool validated; // last_val is of the present step
     pc_progress bar;
-    double began, first_loss, loss;
+    pc_batch *batch;   // of the last launch
+    bool open;         // the last launch has not been looked at
+    step_metrics step; // of it
+    double began, since;
 } trainer;
 
-static pc_status train_step(trainer *t, step_metrics *m)
+static pc_status launch_step(trainer *t)
 {
     run *u = &t->u;
-    pc_batch *b;
     const double before = pc_seconds(), waited = pc_loader_waited(u->loader);
-    pc_status st = pc_loader_next(u->loader, &b);
+    pc_status st = pc_loader_next(u->loader, &t->batch);
     if (st) return pc_context(st, "step %lld", (long long)u->state.step + 1);
+    pc_batch *b = t->batch;
     if (u->state.step == 0 && (st = preview_batch(u, b))) return st;
 
     if (augment_wanted(&u->augment)) augment_batch(&u->augment, b);
     const double lr = schedule_lr(&u->schedule, u->state.step);
-    const double loss = objective_step(&u->engine, b);
-    const double norm = optimizer_norm(&u->optimizer);
-    if (!isfinite(loss) || !isfinite(norm)) return diagnose_step(u, b, loss, norm);
-    optimizer_step(&u->optimizer, lr, norm);
+    objective_launch(&u->engine, b, u->optimizer.loss);
+    optimizer_launch(&u->optimizer, lr);
     u->state.step++;
     u->state.t = u->optimizer.t;
 
-    t->loss = loss;
-    *m = (step_metrics){.step = u->state.step,
-                        .epoch = b->epoch,
-                        .loss = loss,
-                        .lr = lr,
-                        .grad_norm = norm,
-                        .samples = b->samples,
-                        .skipped = b->skipped,
-                        .tokens = b->tokens,
-                        .supervised = b->supervised,
-                        .images = b->images,
-                        .flops = run_flops(u, b),
-                        .waited = pc_loader_waited(u->loader) - waited};
-    m->seconds = pc_seconds() - before;
+    t->open = true;
+    t->step = (step_metrics){.step = u->state.step,
+                             .epoch = b->epoch,
+                             .lr = lr,
+                             .samples = b->samples,
+                             .skipped = b->skipped,
+                             .tokens = b->tokens,
+                             .supervised = b->supervised,
+                             .images = b->images,
+                             .flops = run_flops(u, b),
+                             .waited = pc_loader_waited(u->loader) - waited};
+    t->step.seconds = pc_seconds() - before;
     return PC_OK;
+}
+
+// Looks for what was not finite in a step that changed nothing. On a device the next batch may be in hand already, and
+// gradients be that one's: the step is fetched and made again.
+static pc_status diagnose(trainer *t, int64_t step, optimizer_result found)
+{
+    run *u = &t->u;
+    if (u->backend.memory) {
+        pc_status st = run_rewind(u, step - 1);
+        if (!st) st = pc_loader_next(u->loader, &t->batch);
+        if (st) return pc_context(st, "step %lld", (long long)step);
+        if (augment_wanted(&u->augment)) augment_batch(&u->augment, t->batch);
+        objective_step(&u->engine, t->batch);
+    }
+    return diagnose_step(u, t->batch, found.loss, found.norm);
 }
 
 static pc_status validate(trainer *t)
@@ -107,6 +121,14 @@ static pc_status validate(trainer *t)
 static bool due(int64_t step, int64_t every)
 {
     return every > 0 && step % every == 0;
+}
+
+// Whether more than a line of numbers follows the present step.
+static bool much_follows(const run *u)
+{
+    const recipe *r = u->recipe;
+    return u->state.step == u->steps || due(u->state.step, r->checkpoint.every) ||
+           (u->val_loader && due(u->state.step, r->eval.every));
 }
 
 // What follows an update: a function of the step alone.
@@ -136,19 +158,46 @@ static pc_status after_step(trainer *t, step_metrics *m)
     return st;
 }
 
+// Looks at the open step, launched `back` launches ago, and does what follows it.
+static pc_status settle(trainer *t, step_metrics *m, int64_t back)
+{
+    run *u = &t->u;
+    char note[96];
+    const optimizer_result found = optimizer_found(&u->optimizer, back);
+    if (!isfinite(found.loss) || !isfinite(found.norm)) return diagnose(t, m->step, found);
+    m->loss = found.loss;
+    m->grad_norm = found.norm;
+    // A device's steps overlap: each lasts from the one before to itself.
+    if (u->backend.memory) m->seconds = pc_seconds() - t->since;
+    pc_status st = back > 0 ? metrics_write(&t->metrics, m) : after_step(t, m);
+    if (st) return st;
+    t->since = pc_seconds();
+    snprintf(note, sizeof note, "loss %.3f (chance %.2f)", m->loss, u->chance);
+    pc_progress_update(&t->bar, m->step, note);
+    return PC_OK;
+}
+
+/*
+ * A device is told the next step before the present one is looked at, so that it never waits for the host: what a step
+ * left is read a step late, unless more than numbers is to follow it. The update has looked for itself: see optimizer.h.
+ */
 static pc_status train(trainer *t)
 {
     run *u = &t->u;
     pc_status st = PC_OK;
     pc_progress_open(&t->bar, recipe_word("stage", u->recipe->top.stage), "steps", u->steps);
     pc_progress_resume(&t->bar, u->state.step);
-    while (u->state.step < u->steps && !stop_asked) {
-        step_metrics m;
-        char note[96];
-        if ((st = train_step(t, &m)) || (st = after_step(t, &m))) break;
-        snprintf(note, sizeof note, "loss %.3f (chance %.2f)", t->loss, u->chance);
-        pc_progress_update(&t->bar, u->state.step, note);
+    t->since = pc_seconds();
+    while (!st && u->state.step < u->steps && !stop_asked) {
+        step_metrics before = t->step;
+        const bool open = t->open;
+        if ((st = launch_step(t))) break;
+        if (open && (st = settle(t, &before, 1))) break;
+        if (u->backend.memory && !much_follows(u)) continue;
+        t->open = false;
+        st = settle(t, &t->step, 0);
     }
+    if (!st && t->open) st = settle(t, &t->step, 0);
     pc_progress_close(&t->bar);
     return st;
 }

@@ -5,7 +5,8 @@
  *
  * Everything after the update at step s is a function of s alone, so a run stopped anywhere and resumed
  * ends in the same bytes. SIGINT and SIGTERM end the step under way, write last.h5 and say how to go on.
- * A value that is not finite ends the run at once; nothing is written after it.
+ * A value that is not finite ends the run at once; nothing is written after it. On a device that is seen a step late,
+ * when the next is under way already; but neither has changed a weight (optimizer.h).
  */
 #ifndef PC_TRAIN_LOOP_H
 #define PC_TRAIN_LOOP_H

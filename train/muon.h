@@ -9,17 +9,20 @@
  * smaller product X^T X is taken, which gives the same X. Everything that is no hidden matrix (pc_param.hidden)
  * is AdamW's. Fused matrices are taken apart by rows (pc_param.parts): q, k and v; gate and up.
  *
- * Matrices are dealt out to threads by their cost; each is computed by one thread, so the result does not
- * depend on how many there are.
+ * The CPU deals matrices out to threads by their cost; each is computed by one thread, so the result does not
+ * depend on how many there are. A device takes matrices of one shape together. There X is of the matrices' type: the
+ * products of a run in bf16 are made in bf16.
  */
 #ifndef PC_TRAIN_MUON_H
 #define PC_TRAIN_MUON_H
 
-#include "model/layers/params.h"
+#include "model/ops/backend.h"
+#include "train/spans.h"
 
 typedef struct muon_matrix {
     int param;
     int64_t row, rows, cols; // rows [row, row + rows) of the parameter
+    int64_t first;           // as a span has it
     double cost;             // multiplications
 } muon_matrix;
 
@@ -32,22 +35,28 @@ typedef struct muon {
     pc_pool *pool; // not owned
     pc_ctx *ctx;   // (threads) each without a pool
     pc_arena *scratch;
+    const pc_memory *memory; // of a device, or NULL
+    pc_dtype real;           // of X
+    pc_arena room;           // a device's table
+    pc_piece *table;         // (count); made by the first step
+    bool made;
 } muon;
 
 typedef struct muon_hyper {
-    double lr, beta, weight_decay, grad_scale;
+    double lr, beta, weight_decay;
 } muon_hyper;
 
 // Whether a trainable parameter is Muon's.
 bool muon_takes(const pc_param *p);
 
-// Matrices of the trainable hidden parameters, whose moments (m) must be bound before the first step.
-pc_status muon_open(muon *u, pc_params *p, pc_pool *pool);
+// Matrices of the trainable hidden parameters, whose moments (m) must be bound before the first step. real: of X.
+pc_status muon_open(muon *u, pc_params *p, pc_pool *pool, const pc_backend *backend, pc_dtype real);
 void muon_close(muon *u); // a zeroed one is fine
-void muon_step(muon *u, const muon_hyper *h);
+// As the gate lets through (ops.h).
+void muon_step(muon *u, const muon_hyper *h, pc_tensor gate, const pc_rng_key *rounding);
 
-// Bytes of scratch a thread takes: for the plan.
-size_t muon_bytes(const pc_params *p);
+// Bytes of scratch a thread takes, or the device: for the plan.
+size_t muon_bytes(const pc_params *p, const pc_memory *memory, pc_dtype real);
 
 // X (rows, cols) becomes nearly orthogonal; scratch from ctx. For the tests too.
 void muon_orthogonal(pc_ctx *ctx, pc_tensor X);

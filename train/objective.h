@@ -16,7 +16,10 @@
 #include "data/datasets/loader.h"
 #include "train/engine.h"
 
-// Zeroes gradients, runs every micro-batch forward and backward, sums over replicas. Returns the loss.
+// Zeroes gradients, runs every micro-batch forward and backward, sums over replicas. The loss is left in `loss`, f64 (1),
+// where the engine's backend computes: nothing waits for a device. The batch's host memory is free on return.
+void objective_launch(engine *e, const pc_batch *b, pc_tensor loss);
+// The same, waiting; returns the loss.
 double objective_step(engine *e, const pc_batch *b);
 
 // The loss of knowing nothing: ln of the batch (softmax contrast), of the sigmoid loss at its initial scale
@@ -28,14 +31,14 @@ double objective_chance(const pc_model *m, int64_t batch);
 void contrastive_forward(pc_ctx *ctx, pc_clip *l, pc_clip_kept *kept, const pc_micro_batch *b);
 void contrastive_backward(pc_ctx *ctx, pc_clip *l, const pc_clip_kept *kept,
                           const pc_micro_batch *b, pc_tensor du, pc_tensor dv);
-double contrastive_step(engine *e, const pc_batch *b);
+void contrastive_launch(engine *e, const pc_batch *b, pc_tensor loss);
 // Whether anything in a tower (or a network that feeds one) is trained: "vision.", "text."
 bool objective_trains(const pc_params *p, const char *prefix);
 
 // ---- instruction ----
 // Forward and backward of one micro-batch; returns sum nll (0 when ctx runs dry). coef is 1/M.
 double instruction_micro(pc_ctx *ctx, pc_vlm *l, const pc_vlm_batch *b, double coef);
-double instruction_step(engine *e, const pc_batch *b);
+void instruction_launch(engine *e, const pc_batch *b, pc_tensor loss);
 
 /*
  * Teacher forcing without gradients: sum nll, and for every supervised row whether the likeliest token is the right one

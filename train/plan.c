@@ -321,7 +321,9 @@ pc_status plan_make(plan *out, const plan_request *q)
     out->moments = pc_params_moment_bytes(params);
     out->activations = R * out->sizes.act;
     out->scratch = R * out->sizes.scratch;
-    if (q->muon) out->scratch += (size_t)pc_pool_threads(q->pool) * muon_bytes(params);
+    if (q->muon)
+        out->scratch += (size_t)(q->memory ? 1 : pc_pool_threads(q->pool)) *
+                        muon_bytes(params, q->memory, PC_F32);
     out->whole = out->sizes.whole + plan_device_room(q);
     out->total = out->parameters + out->gradients + out->moments + out->activations + out->scratch +
                  out->whole + (q->memory ? 0 : out->data);

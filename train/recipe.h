@@ -25,6 +25,7 @@ typedef enum recipe_bad { BAD_ERROR, BAD_SKIP } recipe_bad;
 typedef enum recipe_fit { FIT_AUTO, FIT_PAD, FIT_CROP, FIT_SQUASH } recipe_fit;
 typedef enum recipe_filter { FILTER_AUTO, FILTER_BILINEAR, FILTER_BICUBIC } recipe_filter;
 typedef enum recipe_optimizer { OPTIM_ADAMW, OPTIM_MUON } recipe_optimizer;
+typedef enum recipe_rounding { ROUNDING_NEAREST, ROUNDING_STOCHASTIC } recipe_rounding;
 typedef enum recipe_best { BEST_AUTO, BEST_LOSS, BEST_ACCURACY, BEST_RECALL } recipe_best;
 typedef enum recipe_split { SPLIT_AUTO, SPLIT_SAMPLES, SPLIT_OPERATIONS } recipe_split;
 typedef enum recipe_recompute { RECOMPUTE_NONE, RECOMPUTE_BLOCK, RECOMPUTE_AUTO } recipe_recompute;

@@ -98,6 +98,7 @@
     X(REAL,   clip,         "1.0", 0, 1e6, "", "largest gradient norm of a step; 0 for no limit")                      \
     X(CHOICE, schedule,     "cosine", 0, 0, "cosine|linear|constant", "of the learning rate, after the warm-up")       \
     X(REAL,   warmup,       "0.03", 0, 1e9, "", "warm-up: below 1 a share of all steps, from 1 on a number of steps")  \
+    X(CHOICE, rounding,     "stochastic", 0, 0, "nearest|stochastic", "of weights and moments that are kept in bf16 alone; stochastic: up or down at random, so that small steps count on average") \
     X(REAL,   min_lr,       "0.0", 0, 1, "of lr", "where the schedule ends, as a share of lr")
 
 #define RECIPE_LR_SCALE_KEYS(X)                                                                                        \

@@ -233,6 +233,8 @@ static pc_status open_engine(run *u)
                                     .weight_decay = r->optim.weight_decay,
                                     .clip = r->optim.clip,
                                     .muon = r->optim.name == OPTIM_MUON,
+                                    .stochastic = r->optim.rounding == ROUNDING_STOCHASTIC,
+                                    .seed = (uint64_t)r->top.seed,
                                     .backend = &u->backend};
     const engine_config config = {.backend = &u->backend,
                                   .replicas = u->request.replicas,
@@ -301,6 +303,15 @@ pc_status run_open(run *u, recipe *r, const char *last, bool plan_only)
     u->state.replicas = u->request.replicas;
 out:
     return st;
+}
+
+pc_status run_rewind(run *u, int64_t step)
+{
+    const pc_loader_config c = loader_settings(u, true);
+    pc_loader_close(u->loader);
+    u->loader = NULL;
+    return pc_loader_open(&u->loader, &u->train, &u->model->config, u->tokenizer, u->template,
+                          &u->image, &c, step);
 }
 
 void run_close(run *u)

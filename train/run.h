@@ -86,6 +86,9 @@ pc_status run_set_modules(run *u);
 pc_status run_open(run *u, recipe *r, const char *last, bool plan_only);
 void run_close(run *u); // a zeroed one is fine
 
+// Training batches from the one of this many finished steps on, again.
+pc_status run_rewind(run *u, int64_t step);
+
 // FLOPs of a step with these counts, by the plan.
 double run_flops(const run *u, const pc_batch *b);
 

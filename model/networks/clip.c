@@ -85,14 +85,15 @@ void pc_clip_text_backward(pc_ctx *ctx, pc_clip *l, const pc_clip_kept *kept,
     pc_arena_release(ctx->scratch, mark);
 }
 
-/* loss and, for the softmax loss, the statistics that its backward reads, in scratch. */
+/* loss (absent: made in scratch) and, for the softmax loss, the statistics that its backward reads, in scratch. */
 typedef struct contrast {
     pc_tensor loss, lse_row, lse_col;
 } contrast;
 
-static contrast loss_forward(pc_ctx *ctx, const pc_clip *l, pc_tensor u, pc_tensor v)
+static contrast loss_forward(pc_ctx *ctx, pc_tensor loss, const pc_clip *l, pc_tensor u,
+                             pc_tensor v)
 {
-    contrast k = {.loss = pc_alloc1(ctx->scratch, PC_F64, 1)};
+    contrast k = {.loss = pc_present(loss) ? loss : pc_alloc1(ctx->scratch, PC_F64, 1)};
     if (l->config.loss == PC_CONTRAST_SOFTMAX) {
         k.lse_row = pc_alloc1(ctx->scratch, ctx->real, u.dim[0]);
         k.lse_col = pc_alloc1(ctx->scratch, ctx->real, v.dim[0]);
@@ -112,23 +113,37 @@ static double value(const pc_ctx *ctx, pc_tensor loss)
 double pc_clip_loss_forward(pc_ctx *ctx, const pc_clip *l, pc_tensor u, pc_tensor v)
 {
     const size_t mark = pc_arena_mark(ctx->scratch);
-    const double loss = value(ctx, loss_forward(ctx, l, u, v).loss);
+    const double loss = value(ctx, loss_forward(ctx, PC_NONE, l, u, v).loss);
     pc_arena_release(ctx->scratch, mark);
     return loss;
 }
 
-double pc_clip_loss_backward(pc_ctx *ctx, pc_tensor du, pc_tensor dv, pc_clip *l, pc_tensor u,
-                             pc_tensor v)
+static pc_tensor loss_backward(pc_ctx *ctx, pc_tensor loss, pc_tensor du, pc_tensor dv, pc_clip *l,
+                               pc_tensor u, pc_tensor v)
 {
-    const size_t mark = pc_arena_mark(ctx->scratch);
-    const contrast k = loss_forward(ctx, l, u, v);
+    const contrast k = loss_forward(ctx, loss, l, u, v);
     if (l->config.loss == PC_CONTRAST_SOFTMAX)
         ctx->grad_ops->clip_loss_backward(ctx, du, dv, l->logit_scale.g, u, v, l->logit_scale.w,
                                           k.lse_row, k.lse_col, 1.0);
     else
         ctx->grad_ops->sigmoid_loss_backward(ctx, du, dv, l->logit_scale.g, l->logit_bias.g, u, v,
                                              l->logit_scale.w, l->logit_bias.w, 1.0);
-    const double loss = value(ctx, k.loss);
+    return k.loss;
+}
+
+void pc_clip_loss_launch(pc_ctx *ctx, pc_tensor loss, pc_tensor du, pc_tensor dv, pc_clip *l,
+                         pc_tensor u, pc_tensor v)
+{
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    loss_backward(ctx, loss, du, dv, l, u, v);
+    pc_arena_release(ctx->scratch, mark);
+}
+
+double pc_clip_loss_backward(pc_ctx *ctx, pc_tensor du, pc_tensor dv, pc_clip *l, pc_tensor u,
+                             pc_tensor v)
+{
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    const double loss = value(ctx, loss_backward(ctx, PC_NONE, du, dv, l, u, v));
     pc_arena_release(ctx->scratch, mark);
     return loss;
 }

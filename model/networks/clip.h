@@ -54,5 +54,8 @@ void pc_clip_text_backward(pc_ctx *ctx, pc_clip *l, const pc_clip_kept *kept,
 double pc_clip_loss_forward(pc_ctx *ctx, const pc_clip *l, pc_tensor u, pc_tensor v);
 double pc_clip_loss_backward(pc_ctx *ctx, pc_tensor du, pc_tensor dv, pc_clip *l, pc_tensor u,
                              pc_tensor v);
+// The same with the loss left in `loss`, f64 (1): nothing waits for a device.
+void pc_clip_loss_launch(pc_ctx *ctx, pc_tensor loss, pc_tensor du, pc_tensor dv, pc_clip *l,
+                         pc_tensor u, pc_tensor v);
 
 #endif
