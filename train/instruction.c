@@ -136,7 +136,8 @@ double instruction_score(pc_ctx *ctx, const pc_vlm *l, const pc_vlm_batch *b, ui
         for (int64_t n = 0; n < b->N; n++) sum += (double)((const float *)nll.data)[n];
 
     const pc_tensor rows = pc_alloc2(ctx->act, ctx->real, SCORE_ROWS, kept.normed.dim[1]);
-    const pc_tensor logits = pc_alloc_shared(ctx->act, ctx->real, SCORE_ROWS, l->decoder.config.V);
+    const pc_tensor logits =
+        pc_alloc_shared(ctx->act, pc_stat(ctx), SCORE_ROWS, l->decoder.config.V);
     if (dry) {
         score_rows(ctx, l, kept.normed, labels, index, rows, logits, NULL);
     } else if (hit) {

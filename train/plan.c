@@ -318,7 +318,7 @@ pc_status plan_make(plan *out, const plan_request *q)
     out->trained = pc_params_numel(params, true);
     out->parameters = pc_params_bytes(params, PC_F32, false);
     out->gradients = R * pc_params_bytes(params, PC_F32, true);
-    out->moments = pc_params_moment_bytes(params);
+    out->moments = pc_params_moment_bytes(params, PC_F32);
     out->activations = R * out->sizes.act;
     out->scratch = R * out->sizes.scratch;
     if (q->muon)

@@ -108,7 +108,7 @@ void pc_attention_forward(pc_ctx *ctx, pc_tensor y, pc_attention_kept *kept, con
     *kept = (pc_attention_kept){0};
     project_forward(ctx, kept, l, x, read);
     kept->o = pc_alloc2(ctx->act, ctx->real, M, H * D);
-    kept->lse = pc_alloc2(ctx->act, ctx->real, M, H);
+    kept->lse = pc_alloc2(ctx->act, pc_stat(ctx), M, H);
 
     operands t = operands_of(l, kept);
     if (c->qk_norm) {
@@ -280,7 +280,7 @@ void pc_rope_tables_sections(pc_rope *out, pc_arena *a, const int64_t sections[P
 /* Row n: each axis' columns from its table's row of that axis' position. */
 static pc_tensor pick(pc_ctx *ctx, const pc_tensor *table, const pc_tensor *pos)
 {
-    const pc_tensor out = pc_alloc2(ctx->act, ctx->real, pos[0].dim[0], table[0].dim[1]);
+    const pc_tensor out = pc_alloc2(ctx->act, pc_stat(ctx), pos[0].dim[0], table[0].dim[1]);
     ctx->ops->gather_forward(ctx, out, table[0], pos[0]);
     for (int i = 1; i < PC_ROPE_AXES; i++)
         if (pc_present(table[i])) ctx->ops->add_rows_forward(ctx, out, out, table[i], pos[i]);

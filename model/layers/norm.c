@@ -22,13 +22,13 @@ void pc_norm_forward(pc_ctx *ctx, pc_tensor y, pc_norm_kept *kept, const pc_norm
 {
     *kept = (pc_norm_kept){0};
     if (l->kind == PC_LAYERNORM) {
-        kept->mean = pc_alloc1(ctx->act, ctx->real, x.dim[0]);
-        kept->rstd = pc_alloc1(ctx->act, ctx->real, x.dim[0]);
+        kept->mean = pc_alloc1(ctx->act, pc_stat(ctx), x.dim[0]);
+        kept->rstd = pc_alloc1(ctx->act, pc_stat(ctx), x.dim[0]);
         ctx->ops->layernorm_forward(ctx, y, kept->mean, kept->rstd, x, l->gain.w, l->bias.w,
                                     l->eps);
     } else {
-        kept->rstd = x.rank == 3 ? pc_alloc2(ctx->act, ctx->real, x.dim[0], x.dim[1])
-                                 : pc_alloc1(ctx->act, ctx->real, x.dim[0]);
+        kept->rstd = x.rank == 3 ? pc_alloc2(ctx->act, pc_stat(ctx), x.dim[0], x.dim[1])
+                                 : pc_alloc1(ctx->act, pc_stat(ctx), x.dim[0]);
         ctx->ops->rmsnorm_forward(ctx, y, kept->rstd, x, l->gain.w, l->eps);
     }
 }

@@ -140,9 +140,14 @@ static int64_t numel(const pc_param *q)
     return n;
 }
 
+pc_dtype pc_param_type(const pc_param *q, pc_dtype t)
+{
+    return t == PC_BF16 && q->rank < 2 ? PC_F32 : t;
+}
+
 static size_t aligned_bytes(const pc_param *q, pc_dtype t)
 {
-    const size_t bytes = (size_t)numel(q) * pc_dtype_size(t);
+    const size_t bytes = (size_t)numel(q) * pc_dtype_size(pc_param_type(q, t));
     return (bytes + PC_ALIGN - 1) / PC_ALIGN * PC_ALIGN;
 }
 
@@ -162,9 +167,18 @@ size_t pc_params_bytes(const pc_params *p, pc_dtype t, bool trainable_only)
     return bytes;
 }
 
-size_t pc_params_moment_bytes(const pc_params *p)
+size_t pc_params_moment_bytes(const pc_params *p, pc_dtype t)
 {
-    return 2 * pc_params_bytes(p, PC_F32, true);
+    return 2 * pc_params_bytes(p, t, true);
+}
+
+size_t pc_params_master_bytes(const pc_params *p)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < p->count; i++)
+        if (p->list[i].trainable && p->list[i].rank >= 2)
+            bytes += aligned_bytes(&p->list[i], PC_F32);
+    return bytes;
 }
 
 int pc_params_train(pc_params *p, const char *prefix, bool trainable)
@@ -182,7 +196,7 @@ int pc_params_train(pc_params *p, const char *prefix, bool trainable)
 
 static pc_tensor bind(const pc_param *q, pc_arena *a, pc_dtype t)
 {
-    pc_tensor x = {.dtype = t, .rank = q->rank};
+    pc_tensor x = {.dtype = pc_param_type(q, t), .rank = q->rank};
     for (int i = 0; i < q->rank; i++) x.dim[i] = q->dim[i];
     x.stride = pc_row_len(x);
     x.data = pc_arena_numbers(a, aligned_bytes(q, t));
@@ -214,17 +228,26 @@ void pc_params_bind_grads(pc_params *p, pc_arena *a, pc_dtype t)
         p->list[i].weight->g = p->list[i].trainable ? bind(&p->list[i], a, t) : PC_NONE;
 }
 
-void pc_params_bind_moments(pc_params *p, pc_arena *a)
+void pc_params_bind_moments(pc_params *p, pc_arena *a, pc_dtype t)
 {
     for (int i = 0; i < p->count; i++) {
         pc_param *q = &p->list[i];
         q->m = q->v = PC_NONE;
         if (!q->trainable) continue;
-        q->m = bind(q, a, PC_F32);
-        q->v = bind(q, a, PC_F32);
+        q->m = bind(q, a, t);
+        q->v = bind(q, a, t);
         if (a->dry || a->memory) continue; // a device's are cleared by its own hand
-        memset(q->m.data, 0, aligned_bytes(q, PC_F32));
-        memset(q->v.data, 0, aligned_bytes(q, PC_F32));
+        memset(q->m.data, 0, aligned_bytes(q, t));
+        memset(q->v.data, 0, aligned_bytes(q, t));
+    }
+}
+
+void pc_params_bind_masters(pc_params *p, pc_arena *a)
+{
+    for (int i = 0; i < p->count; i++) {
+        pc_param *q = &p->list[i];
+        const bool narrow = q->trainable && q->weight->w.dtype == PC_BF16;
+        q->master = narrow ? bind(q, a, PC_F32) : PC_NONE;
     }
 }
 

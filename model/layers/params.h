@@ -49,8 +49,9 @@ typedef struct pc_param {
     int64_t part_rows[3];
     bool trainable; // set by pc_params_train; frozen parameters get no gradient
     bool fixed; // a table that files store and nothing ever trains: pc_params_train leaves it alone
-    double lr_scale; // 1 unless a recipe says otherwise
-    pc_tensor m, v;  // AdamW's moments; absent until the optimiser binds them
+    double lr_scale;  // 1 unless a recipe says otherwise
+    pc_tensor m, v;   // AdamW's moments; absent until the optimiser binds them
+    pc_tensor master; // f32: what is updated where the weight itself is bf16; absent: the weight is
 } pc_param;
 
 typedef struct pc_params {
@@ -86,17 +87,21 @@ void pc_params_close(pc_params *p); // frees the list, not the memory bound to i
 pc_param *pc_params_find(pc_params *p, const char *name); // NULL when there is none
 int64_t pc_params_numel(const pc_params *p, bool trainable_only);
 size_t pc_params_bytes(const pc_params *p, pc_dtype t, bool trainable_only); // as bound: aligned
-size_t pc_params_moment_bytes(const pc_params *p);                           // AdamW's two
+size_t pc_params_moment_bytes(const pc_params *p, pc_dtype t);               // AdamW's two
+size_t pc_params_master_bytes(const pc_params *p);
 
 // Marks every parameter whose name starts with `prefix` ("" is all) trainable or frozen.
 int pc_params_train(pc_params *p, const char *prefix, bool trainable); // returns how many matched
 
-// Binding. Weights in list order, each aligned; gradients and moments of trainable ones only.
+// Binding. Weights in list order, each aligned; gradients, moments and masters of trainable ones only. Of bf16 a
+// parameter of one dimension (bias, gain, scale) takes f32.
+pc_dtype pc_param_type(const pc_param *q, pc_dtype t);
 void pc_params_bind_weights(pc_params *p, pc_arena *a, pc_dtype t);
 void pc_params_bind_weights_from(pc_params *p, int first, pc_arena *a, pc_dtype t);
 void pc_params_bind_absent(pc_params *p, pc_arena *a, pc_dtype t); // those without numbers so far
 void pc_params_bind_grads(pc_params *p, pc_arena *a, pc_dtype t);
-void pc_params_bind_moments(pc_params *p, pc_arena *a); // f32, zeroed
+void pc_params_bind_moments(pc_params *p, pc_arena *a, pc_dtype t); // zeroed, on the CPU
+void pc_params_bind_masters(pc_params *p, pc_arena *a); // of the trained weights that are bf16
 // A replica's list (same model) uses the master's weights; its gradients are its own.
 void pc_params_share_weights(pc_params *replica, const pc_params *master);
 

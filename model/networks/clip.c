@@ -38,8 +38,8 @@ pc_status pc_clip_validate(const pc_clip_config *c)
 
 static pc_tensor normalise(pc_ctx *ctx, pc_tensor *inv, pc_tensor x)
 {
-    const pc_tensor y = pc_alloc_like(ctx->act, x);
-    *inv = pc_alloc1(ctx->act, ctx->real, x.dim[0]);
+    const pc_tensor y = pc_alloc2(ctx->act, pc_stat(ctx), x.dim[0], x.dim[1]);
+    *inv = pc_alloc1(ctx->act, pc_stat(ctx), x.dim[0]);
     ctx->ops->l2norm_forward(ctx, y, *inv, x);
     return y;
 }
@@ -66,7 +66,7 @@ void pc_clip_image_backward(pc_ctx *ctx, pc_clip *l, const pc_clip_kept *kept, p
     const bool tower = pc_vision_trains(&l->vision, l->vision.config.L);
     if (!tower && !pc_vision_head_trains(&l->vision)) return;
     const size_t mark = pc_arena_mark(ctx->scratch);
-    const pc_tensor dy = pc_alloc_like(ctx->scratch, kept->u);
+    const pc_tensor dy = pc_alloc2(ctx->scratch, ctx->real, kept->u.dim[0], kept->u.dim[1]);
     const pc_tensor dhidden = pc_alloc_like(ctx->scratch, kept->vision.hidden);
     ctx->grad_ops->l2norm_backward(ctx, dy, du, kept->u, kept->image_inv);
     pc_vision_head_backward(ctx, dhidden, &l->vision, &kept->vision, dy);
@@ -79,7 +79,7 @@ void pc_clip_text_backward(pc_ctx *ctx, pc_clip *l, const pc_clip_kept *kept,
 {
     if (!pc_text_trains(&l->text)) return;
     const size_t mark = pc_arena_mark(ctx->scratch);
-    const pc_tensor dy = pc_alloc_like(ctx->scratch, kept->v);
+    const pc_tensor dy = pc_alloc2(ctx->scratch, ctx->real, kept->v.dim[0], kept->v.dim[1]);
     ctx->grad_ops->l2norm_backward(ctx, dy, dv, kept->v, kept->text_inv);
     pc_text_backward(ctx, &l->text, &kept->text, b, dy);
     pc_arena_release(ctx->scratch, mark);
@@ -95,8 +95,8 @@ static contrast loss_forward(pc_ctx *ctx, pc_tensor loss, const pc_clip *l, pc_t
 {
     contrast k = {.loss = pc_present(loss) ? loss : pc_alloc1(ctx->scratch, PC_F64, 1)};
     if (l->config.loss == PC_CONTRAST_SOFTMAX) {
-        k.lse_row = pc_alloc1(ctx->scratch, ctx->real, u.dim[0]);
-        k.lse_col = pc_alloc1(ctx->scratch, ctx->real, v.dim[0]);
+        k.lse_row = pc_alloc1(ctx->scratch, pc_stat(ctx), u.dim[0]);
+        k.lse_col = pc_alloc1(ctx->scratch, pc_stat(ctx), v.dim[0]);
         ctx->ops->clip_loss_forward(ctx, k.loss, k.lse_row, k.lse_col, u, v, l->logit_scale.w);
     } else {
         ctx->ops->sigmoid_loss_forward(ctx, k.loss, u, v, l->logit_scale.w, l->logit_bias.w);

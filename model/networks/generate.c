@@ -62,7 +62,7 @@ static void pass(pc_ctx *ctx, void *arg)
     const pc_decoder_config *c = &g->vlm->config.decoder;
     const int64_t n = g->ask.dim[0];
     pc_vlm_kept kept;
-    g->logits = pc_alloc_shared(ctx->act, ctx->real, n, c->V);
+    g->logits = pc_alloc_shared(ctx->act, pc_stat(ctx), n, c->V);
     const pc_tensor rows = pc_alloc2(ctx->act, ctx->real, n, c->C);
     const pc_tensor write = pc_place(ctx, g->write), ask = pc_place(ctx, g->ask);
     for (int64_t l = 0; l < c->L; l++) g->kv[l].write = write;

@@ -102,7 +102,7 @@ static void frame_places(int32_t *line, int32_t *column, int64_t h, int64_t w, i
 static pc_tensor line_and_column(pc_ctx *ctx, pc_tensor table, pc_tensor line, pc_tensor column)
 {
     const int64_t half = table.dim[1];
-    const pc_tensor out = pc_alloc2(ctx->act, ctx->real, line.dim[0], 2 * half);
+    const pc_tensor out = pc_alloc2(ctx->act, pc_stat(ctx), line.dim[0], 2 * half);
     ctx->ops->gather_forward(ctx, pc_cols(out, 0, half), table, line);
     ctx->ops->gather_forward(ctx, pc_cols(out, half, 2 * half), table, column);
     return out;

@@ -145,7 +145,7 @@ pc_tensor pc_resampler_forward(pc_ctx *ctx, pc_resampler_kept *kept, const pc_re
     keys_forward(ctx, kept, l, B);
     pc_mask_full(&kept->mask, ctx->act, B, c->Q, P, 0);
     kept->o = pc_alloc2(ctx->act, ctx->real, M, c->C);
-    kept->lse = pc_alloc2(ctx->act, ctx->real, M, c->H);
+    kept->lse = pc_alloc2(ctx->act, pc_stat(ctx), M, c->H);
     kept->read = pc_alloc2(ctx->act, ctx->real, M, c->C);
     kept->post = pc_alloc2(ctx->act, ctx->real, M, c->C);
     ctx->ops->attention_forward(ctx, pc_as_heads(kept->o, D), kept->lse, pc_as_heads(kept->q, D),

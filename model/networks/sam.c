@@ -217,7 +217,7 @@ static void block_forward(pc_ctx *ctx, pc_tensor out, pc_tensor h, pc_sam_block_
 
     kept->qkv = pc_alloc2(ctx->act, ctx->real, M, 3 * c->C);
     kept->o = pc_alloc2(ctx->act, ctx->real, M, c->C);
-    kept->lse = pc_alloc2(ctx->act, ctx->real, M, H);
+    kept->lse = pc_alloc2(ctx->act, pc_stat(ctx), M, H);
     windows_qkv(ctx, kept->qkv, b, kept->n1, w);
     const pc_tensor q = heads(c, kept->qkv, 0), k = heads(c, kept->qkv, 1);
     const pc_tensor v = heads(c, kept->qkv, 2), o = pc_as_heads(kept->o, D);

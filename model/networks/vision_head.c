@@ -115,7 +115,7 @@ static pc_tensor mean_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision
     pc_mask_full(&kept->map_mask, ctx->act, B, 1, N1, c->class_token);
     kept->map_query = pc_alloc2(ctx->act, ctx->real, B, c->C);
     kept->pooled_rows = pc_alloc2(ctx->act, ctx->real, B, c->C);
-    kept->map_lse = pc_alloc2(ctx->act, ctx->real, B, c->H);
+    kept->map_lse = pc_alloc2(ctx->act, pc_stat(ctx), B, c->H);
     ctx->ops->zero_forward(ctx, kept->map_query);
     ctx->ops->attention_forward(ctx, by_heads(c, kept->pooled_rows), kept->map_lse,
                                 by_heads(c, kept->map_query), by_heads(c, hidden),
@@ -155,7 +155,7 @@ static pc_tensor map_forward(pc_ctx *ctx, pc_vision_kept *kept, const pc_vision 
     kept->map_qp = pc_alloc2(ctx->act, real, B, C);
     kept->map_kvp = pc_alloc2(ctx->act, real, B * N1, 2 * C);
     kept->map_o = pc_alloc2(ctx->act, real, B, C);
-    kept->map_lse = pc_alloc2(ctx->act, real, B, c->H);
+    kept->map_lse = pc_alloc2(ctx->act, pc_stat(ctx), B, c->H);
     pc_linear_forward(ctx, kept->map_query, &l->map_q, l->probe.w, PC_NONE);
     ctx->ops->gather_forward(ctx, kept->map_qp, kept->map_query, kept->head_index);
     pc_linear_forward(ctx, kept->map_kvp, &l->map_kv, kept->post, PC_NONE);

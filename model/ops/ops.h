@@ -11,7 +11,9 @@
  * The contract of every operation on every backend:
  *   - outputs come first; a parameter's gradient ACCUMULATES (+=), an activation's gradient is
  *     OVERWRITTEN; an argument marked ? may be absent (data NULL): absent gradients are not computed.
- *   - tensors have ctx->real type unless said otherwise; ids, positions and offsets are i32.
+ *   - tensors have ctx->real type unless said otherwise; ids, positions and offsets are i32. Under bf16 only
+ *     activations and parameters of two or more dimensions are bf16; statistics (means, log-sum-exps, losses a row),
+ *     unit rows, rotary tables and parameters of one dimension are f32 (pc_stat), gradients f32 or bf16.
  *   - rank-2 activations may be strided rows (pc_tensor.stride); parameters are dense.
  *   - the matrix of linear, linear_act and linear_xent's forward, and embedding's table, may be of any floating or block
  *     type (pc_dtype): it is widened as it is read. Backward takes ctx->real alone.
@@ -274,7 +276,7 @@ typedef struct pc_grad_ops {
 struct pc_ctx {
     const pc_ops *ops;
     const pc_grad_ops *grad_ops; // NULL: inference; then forward keeps nothing it does not need
-    pc_dtype real;               // PC_F32, or PC_F64 in gradient checks
+    pc_dtype real;               // PC_F32, PC_BF16 on a device, or PC_F64 in gradient checks
     pc_pool *pool;
     pc_arena *act; // what forward keeps for backward, and results
     pc_arena
@@ -286,6 +288,12 @@ struct pc_ctx {
     double adapter_dropout; // probability in front of low-rank adapters; 0 outside training
     pc_rng_key dropout_key; // step is advanced by each dropout call of a forward pass (low 16 bits)
 };
+
+// The type of statistics, and of whatever else needs more than bf16 can hold.
+static inline pc_dtype pc_stat(const pc_ctx *ctx)
+{
+    return ctx->real == PC_BF16 ? PC_F32 : ctx->real;
+}
 
 typedef enum pc_isa { PC_ISA_REF, PC_ISA_AVX2, PC_ISA_AVX512 } pc_isa;
 

@@ -59,7 +59,7 @@ static void small_open(small *s, const row *rows, int n, float start)
     assert_int_equal(pc_arena_open(&s->weights, "weights", 65536), PC_OK);
     assert_int_equal(pc_arena_open(&s->moments, "moments", 65536), PC_OK);
     pc_params_bind_weights(&s->params, &s->weights, PC_F32);
-    pc_params_bind_moments(&s->params, &s->moments);
+    pc_params_bind_moments(&s->params, &s->moments, PC_F32);
     for (int i = 0; i < n; i++) {
         const pc_param *p = &s->params.list[i];
         for (int64_t k = 0; k < pc_numel(p->weight->w); k++) {

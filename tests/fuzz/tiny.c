@@ -17,7 +17,7 @@ void tiny_open(tiny *t)
         abort();
     pc_params_train(&t->params, "", true);
     pc_params_bind_weights(&t->params, &t->weights, PC_F32);
-    pc_params_bind_moments(&t->params, &t->moments);
+    pc_params_bind_moments(&t->params, &t->moments, PC_F32);
     pc_params_init(&t->params, 1);
 }
 
