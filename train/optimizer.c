@@ -53,7 +53,8 @@ pc_status optimizer_open(optimizer *o, pc_params *p, const optimizer_config *c, 
     const pc_backend *backend = c->backend ? c->backend : &cpu;
     const pc_memory *memory = o->memory = backend->memory;
     if (!st) st = spans_open(&o->spans, p, memory ? DEVICE_SPAN_LENGTH : SPAN_LENGTH);
-    if (!st) st = pc_arena_open_in(&o->moments, "moments", memory, pc_params_moment_bytes(p, PC_F32), 0);
+    if (!st)
+        st = pc_arena_open_in(&o->moments, "moments", memory, pc_params_moment_bytes(p, PC_F32), 0);
     if (st) goto failed;
     pc_params_bind_moments(p, &o->moments, PC_F32);
     if (memory) o->pool = NULL; // one stream, one thread that feeds it
