@@ -54,9 +54,15 @@ pc_status optimizer_open(optimizer *o, pc_params *p, const optimizer_config *c, 
     const pc_memory *memory = o->memory = backend->memory;
     if (!st) st = spans_open(&o->spans, p, memory ? DEVICE_SPAN_LENGTH : SPAN_LENGTH);
     if (!st)
-        st = pc_arena_open_in(&o->moments, "moments", memory, pc_params_moment_bytes(p, PC_F32), 0);
+        st = pc_arena_open_in(&o->moments, "moments", memory, pc_params_moment_bytes(p, c->moments),
+                              0);
+    const bool masters = c->master && c->real == PC_BF16;
+    if (!st && masters)
+        st = pc_arena_open_in(&o->masters, "masters", memory, pc_params_master_bytes(p), 0);
     if (st) goto failed;
-    pc_params_bind_moments(p, &o->moments, PC_F32);
+    pc_params_bind_moments(p, &o->moments, c->moments);
+    for (int i = 0; i < p->count; i++) p->list[i].master = PC_NONE;
+    if (masters) pc_params_bind_masters(p, &o->masters);
     if (memory) o->pool = NULL; // one stream, one thread that feeds it
     const pc_param *scale = pc_params_find(p, "logit_scale");
     if (scale && scale->trainable) o->logit_scale = scale->weight->w;
@@ -74,6 +80,8 @@ pc_status optimizer_open(optimizer *o, pc_params *p, const optimizer_config *c, 
             if (!p->list[i].trainable) continue;
             o->ctx[0].ops->zero_forward(&o->ctx[0], p->list[i].m);
             o->ctx[0].ops->zero_forward(&o->ctx[0], p->list[i].v);
+            if (pc_present(p->list[i].master)) // until a checkpoint's is read
+                o->ctx[0].ops->copy_forward(&o->ctx[0], p->list[i].master, p->list[i].weight->w);
         }
     }
     return PC_OK;
@@ -90,6 +98,7 @@ void optimizer_close(optimizer *o)
     spans_close(&o->spans);
     muon_close(&o->muon);
     pc_arena_close(&o->moments);
+    pc_arena_close(&o->masters);
     *o = (optimizer){0};
 }
 

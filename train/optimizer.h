@@ -26,6 +26,8 @@ typedef struct optimizer_config {
     bool stochastic; // what is stored in bf16 alone is rounded at random, by `seed` and the update
     uint64_t seed;
     pc_dtype real;             // the type of matrices where it is computed: f32 (0), or bf16
+    pc_dtype moments;          // of matrices: f32 (0), or bf16
+    bool master;               // matrices in bf16 have an f32 original, which is what changes
     const pc_backend *backend; // NULL: the CPU
 } optimizer_config;
 
@@ -39,7 +41,7 @@ typedef struct optimizer {
     optimizer_config config;
     pc_params *params;
     spans spans;
-    pc_arena moments;
+    pc_arena moments, masters;
     muon muon;
     pc_tensor logit_scale; // absent unless trained
     int64_t t;             // updates made

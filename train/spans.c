@@ -25,6 +25,7 @@ static void *at(pc_tensor x, int64_t i)
 pc_piece span_piece(const pc_param *p, const span *s)
 {
     return (pc_piece){.w = at(p->weight->w, s->begin),
+                      .master = at(p->master, s->begin),
                       .m = at(p->m, s->begin),
                       .v = at(p->v, s->begin),
                       .g = at(p->weight->g, s->begin),
