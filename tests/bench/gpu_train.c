@@ -367,17 +367,35 @@ static void open_bench(bench *b, const json_t *file, size_t *before)
     must(optimizer_open(&b->optimizer, &b->model.params, &adamw, b->pool));
 }
 
-// As train/loop.c has it.
-static void step(bench *b)
+// As train/loop.c has it: a step is launched, and what it found is looked at `back` launches later.
+static void launch(bench *b)
 {
-    b->loss = objective_step(&b->engine, &b->step);
-    const double norm = optimizer_norm(&b->optimizer);
-    if (!isfinite(b->loss) || !isfinite(norm)) {
-        fprintf(stderr, "gpu_train: %s: loss %g, gradient norm %g\n", b->o->row, b->loss, norm);
-        exit(1);
-    }
-    optimizer_step(&b->optimizer, 1e-5, norm);
+    objective_launch(&b->engine, &b->step, b->optimizer.loss);
+    optimizer_launch(&b->optimizer, 1e-5);
     b->step.step++;
+}
+
+static void look(bench *b, int64_t back)
+{
+    const optimizer_result found = optimizer_found(&b->optimizer, back);
+    b->loss = found.loss;
+    if (isfinite(found.loss) && isfinite(found.norm)) return;
+    fprintf(stderr, "gpu_train: %s: loss %g, gradient norm %g\n", b->o->row, found.loss,
+            found.norm);
+    exit(1);
+}
+
+// Steps as a run makes them, the last one waited for. Returns the seconds of all.
+static double run_steps(bench *b, int64_t n)
+{
+    const double began = pc_seconds();
+    for (int64_t i = 0; i < n; i++) {
+        launch(b);
+        if (i > 0) look(b, 1);
+    }
+    if (n > 0) look(b, 0);
+    wait_for(b);
+    return pc_seconds() - began;
 }
 
 static int ascending(const void *a, const void *b)
@@ -396,19 +414,10 @@ static result measure(bench *b, size_t before)
     const int64_t n = b->o->steps;
     double *seconds = malloc((size_t)n * sizeof *seconds);
     if (!seconds) must(pc_fail(PC_ERR_MEMORY, "times of steps"));
-    for (int64_t i = 0; i < b->o->warmup; i++) step(b);
-    wait_for(b);
+    run_steps(b, b->o->warmup);
     const double first = b->loss;
-    for (int64_t i = 0; i < n; i++) {
-        const double began = pc_seconds();
-        step(b);
-        wait_for(b);
-        seconds[i] = pc_seconds() - began;
-    }
-    const double began = pc_seconds();
-    for (int64_t i = 0; i < n; i++) step(b);
-    wait_for(b);
-    result r = {.through = (pc_seconds() - began) / (double)n};
+    for (int64_t i = 0; i < n; i++) seconds[i] = run_steps(b, 1);
+    result r = {.through = run_steps(b, n) / (double)n};
     qsort(seconds, (size_t)n, sizeof *seconds, ascending);
     r.median = (seconds[n / 2] + seconds[(n - 1) / 2]) / 2;
     if (b->backend.memory) r.memory = before - device_free(b);
@@ -424,13 +433,9 @@ static void profile(bench *b)
     profile_wrap(&b->engine.whole_ctx, device);
     for (int i = 0; i < b->optimizer.threads; i++) profile_wrap(&b->optimizer.ctx[i], device);
     profile_start();
-    step(b); // makes the events
-    wait_for(b);
+    run_steps(b, 1); // makes the events
     profile_start();
-    const double began = pc_seconds();
-    for (int i = 0; i < 3; i++) step(b);
-    wait_for(b);
-    profile_print(3, pc_seconds() - began, (int)b->o->shapes,
+    profile_print(3, run_steps(b, 3), (int)b->o->shapes,
                   (double)b->step.supervised / (double)b->step.tokens);
 }
 
