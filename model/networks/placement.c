@@ -35,11 +35,6 @@ static pc_tensor *table_of(pc_model *m, int rope, int i)
 
 static pc_status check(const pc_model *m, const pc_memory *memory)
 {
-    if (m->config.kind == PC_MODEL_VLM && m->config.vlm.visual == PC_VISUAL_HYBRID)
-        return pc_fail(PC_ERR_INPUT,
-                       "%s does not compute attention with relative positions, which the tower "
-                       "of large images has: use device: cpu",
-                       memory->name);
     for (int i = 0; i < m->params.count; i++)
         if (!pc_present(m->params.list[i].weight->w) || m->params.list[i].weight->w.dtype != PC_F32)
             return pc_fail(PC_ERR_INPUT, "'%s' is not in f32, as %s needs it",

@@ -1,7 +1,7 @@
 /*
  * test_ops.c - every operation of the CUDA backend against the portable kernels in double, forward and backward.
  *
- *   test_ops [REPEATS]    prints a line an operation: worst relative error (Frobenius) in f32 and in bf16
+ *   test_ops [REPEATS [CASE]]    prints a line an operation: worst relative error (Frobenius) in f32 and in bf16
  *
  * A case draws its shapes and numbers from a seed and runs once on either side; what it emits is compared. With bf16 both
  * sides start from numbers that bf16 can hold. Without a GPU the test says so and passes over; with PERCEPT_NEED_GPU=1
@@ -274,6 +274,124 @@ static void attention(side *s)
     emit(s, "dqkv", dqkv);
 }
 
+// Lengths and widths about the edges of tiles: packed sequences, one image each, or questions behind a prefix.
+static void attention_tiles(side *s)
+{
+    static const int64_t widths[] = {16, 32, 64, 72, 80, 96, 104, 128, 256};
+    static const int64_t sizes[] = {1, 63, 64, 65, 129, 257, 577};
+    const int64_t D = widths[draw(s, 9)], S = 1 + (int64_t)draw(s, 2), G = 1 + (int64_t)draw(s, 2),
+                  H = G * (1 + (int64_t)draw(s, 3));
+    const int kind_of = (int)draw(s, 3);
+    int64_t lengths[2], N = 0;
+    for (int64_t i = 0; i < S; i++) N += lengths[i] = sizes[draw(s, 7)];
+    pc_mask m;
+    pc_mask_ragged(&m, &s->act, lengths, 0, S, kind_of != 0);
+    if (kind_of == 2) {
+        // A prefix that rows of it see whole, then branches of 70 that see it and what came before in their branch.
+        m.plo = pc_alloc1(&s->act, PC_I32, N);
+        m.phi = pc_alloc1(&s->act, PC_I32, N);
+        for (int64_t i = 0, n = 0; i < S; i++) {
+            const int64_t first = n, prefix = lengths[i] / 3;
+            for (int64_t t = 0; t < lengths[i]; t++, n++) {
+                pc_i32(m.plo)[n] = (int32_t)first;
+                pc_i32(m.phi)[n] = (int32_t)(first + (t < prefix ? 0 : prefix));
+                pc_i32(m.lo)[n] = (int32_t)(t < prefix ? first : first + prefix + (t - prefix) / 70 * 70);
+                if (t < prefix) pc_i32(m.hi)[n] = (int32_t)(first + prefix);
+            }
+        }
+    }
+    const pc_tensor qkv = NORMAL(s, ROWS, N, (H + 2 * G) * D), dqkv = NORMAL(s, ROWS, N, (H + 2 * G) * D);
+    const pc_tensor o = NORMAL(s, ROWS, N, H, D), dout = NORMAL(s, ROWS, N, H, D), lse = NORMAL(s, WIDE, N, H);
+    pc_tensor x[3], dx[3];
+    const int64_t at[] = {0, H, H + G, H + 2 * G};
+    for (int i = 0; i < 3; i++) {
+        x[i] = pc_as_heads(pc_cols(qkv, at[i] * D, at[i + 1] * D), D);
+        dx[i] = pc_as_heads(pc_cols(dqkv, at[i] * D, at[i + 1] * D), D);
+    }
+    const double scale = 1.0 / sqrt((double)D);
+    s->ctx.ops->attention_forward(&s->ctx, o, lse, x[0], x[1], x[2], &m, scale);
+    s->ctx.grad_ops->attention_backward(&s->ctx, dx[0], dx[1], dx[2], dout, x[0], x[1], x[2], o, lse, &m, scale);
+    emit(s, "o", o);
+    emit(s, "lse", lse);
+    emit(s, "dqkv", dqkv);
+}
+
+// A few query rows a sequence over a cache: each sees a part of its sequence's rows, some a prefix before.
+static void attention_cache(side *s)
+{
+    static const int64_t widths[] = {16, 64, 72, 80, 128, 256}, shares[] = {1, 2, 3, 7, 12};
+    const int64_t D = widths[draw(s, 6)], S = 1 + (int64_t)draw(s, 3), G = 1 + (int64_t)draw(s, 2), H = G * shares[draw(s, 5)],
+                  room = 64 + (int64_t)draw(s, 1400), Q = 1 + (int64_t)draw(s, 3), N = S * Q, M = S * room;
+    const bool prefixes = draw(s, 2);
+    pc_mask m;
+    pc_mask_alloc(&m, &s->act, S, N, prefixes);
+    for (int64_t i = 0; i <= S; i++) {
+        pc_i32(m.q_off)[i] = (int32_t)(i * Q);
+        pc_i32(m.k_off)[i] = (int32_t)(i * room);
+    }
+    for (int64_t n = 0; n < N; n++) {
+        const int64_t first = n / Q * room, lo = (int64_t)draw(s, (uint64_t)room), before = lo > 0 ? (int64_t)draw(s, (uint64_t)lo) : 0;
+        pc_i32(m.lo)[n] = (int32_t)(first + (prefixes ? lo : 0));
+        pc_i32(m.hi)[n] = (int32_t)(first + lo + 1 + (int64_t)draw(s, (uint64_t)(room - lo)));
+        if (!prefixes) continue;
+        pc_i32(m.plo)[n] = (int32_t)first;
+        pc_i32(m.phi)[n] = (int32_t)(first + before);
+    }
+    if (draw(s, 4) == 0) { // a row that sees nothing
+        pc_i32(m.hi)[0] = pc_i32(m.lo)[0];
+        if (prefixes) pc_i32(m.phi)[0] = pc_i32(m.plo)[0];
+    }
+    const pc_tensor q = NORMAL(s, ROWS, N, H, D), k = NORMAL(s, ROWS, M, G, D), v = NORMAL(s, ROWS, M, G, D);
+    const pc_tensor o = NORMAL(s, ROWS, N, H, D), lse = NORMAL(s, WIDE, N, H);
+    s->ctx.ops->attention_forward(&s->ctx, o, lse, q, k, v, &m, 1.0 / sqrt((double)D));
+    emit(s, "o", o);
+    emit(s, "lse", lse);
+}
+
+// Windows or whole images of a tower with relative positions: grids of a x b, heads in a fused buffer.
+static void relative(side *s)
+{
+    static const int64_t widths[] = {3, 16, 32, 64, 80, 128};
+    const int64_t D = widths[draw(s, 6)], H = 1 + (int64_t)draw(s, 3), a = 1 + (int64_t)draw(s, 15),
+                  b = 1 + (int64_t)draw(s, 15), B = 1 + (int64_t)draw(s, 3), N = B * a * b;
+    const double scale = 1.0 / sqrt((double)D);
+    const pc_tensor qkv = NORMAL(s, ROWS, N, 3 * H * D), d = NORMAL(s, ROWS, N, 3 * H * D);
+    pc_tensor x[3], dx[3];
+    for (int i = 0; i < 3; i++) {
+        x[i] = pc_as_heads(pc_cols(qkv, i * H * D, (i + 1) * H * D), D);
+        dx[i] = pc_as_heads(pc_cols(d, i * H * D, (i + 1) * H * D), D);
+    }
+    const pc_tensor th = NORMAL_BY(s, ROWS, 0.3, 2 * a - 1, D), tw = NORMAL_BY(s, ROWS, 0.3, 2 * b - 1, D);
+    const pc_tensor rh = NORMAL(s, ROWS, N, H, a), rw = NORMAL(s, ROWS, N, H, b), o = NORMAL(s, ROWS, N, H, D),
+                    dout = NORMAL(s, ROWS, N, H, D), lse = NORMAL(s, WIDE, N, H);
+    pc_mask m;
+    pc_mask_full(&m, &s->act, B, a * b, a * b, 0);
+    s->ctx.ops->rel_terms_forward(&s->ctx, rh, rw, x[0], th, tw);
+    emit(s, "rh", rh);
+    emit(s, "rw", rw);
+    // Attention is given terms of its own: what rel_terms rounds differs between the sides.
+    const pc_tensor gh = NORMAL(s, ROWS, N, H, a), gw = NORMAL(s, ROWS, N, H, b), drh = NORMAL(s, ROWS, N, H, a),
+                    drw = NORMAL(s, ROWS, N, H, b);
+    s->ctx.ops->rel_attention_forward(&s->ctx, o, lse, x[0], x[1], x[2], gh, gw, &m, scale);
+    s->ctx.grad_ops->rel_attention_backward(&s->ctx, dx[0], dx[1], dx[2], drh, drw, dout, x[0], x[1], x[2], gh, gw, o, lse, &m,
+                                            scale);
+    emit(s, "o", o);
+    emit(s, "lse", lse);
+    emit(s, "dqkv", d);
+    if (a * b > 1) { // one key alone is seen whole: no gradient but what is rounded
+        emit(s, "drh", a > 1 ? drh : drw);
+        emit(s, "drw", b > 1 ? drw : drh);
+    }
+    const pc_tensor dq = NORMAL(s, ROWS, N, H, D), dth = NORMAL(s, draw(s, 2) ? ROWS : WIDE, 2 * a - 1, D),
+                    dtw = NORMAL(s, WIDE, 2 * b - 1, D), add = NORMAL(s, ROWS, N, H, D);
+    s->ctx.grad_ops->rel_terms_backward(&s->ctx, dq, dth, dtw, gh, gw, x[0], th, tw, draw(s, 2) ? add : PC_NONE);
+    emit(s, "dq", dq);
+    emit(s, "dth", dth);
+    emit(s, "dtw", dtw);
+    if (draw(s, 2)) s->ctx.grad_ops->rel_terms_backward(&s->ctx, add, PC_NONE, PC_NONE, gh, gw, x[0], th, tw, add);
+    emit(s, "dq in place", add);
+}
+
 static void rows(side *s)
 {
     const int64_t N = size(s, 300), R = size(s, 100), C = size(s, 300);
@@ -510,7 +628,10 @@ int main(int argc, char **argv)
         {"linear", linear, 1e-2},           {"act", act, 1e-2},
         {"swiglu", swiglu, 1e-2},           {"layernorm", layernorm, 1e-2},
         {"rmsnorm", rmsnorm, 1e-2},         {"rope", rope, 1e-2},
-        {"attention", attention, 1e-2},     {"rows", rows, 1e-2},
+        {"attention", attention, 1e-2},
+        {"tiles", attention_tiles, 1e-2},   {"cache", attention_cache, 1e-2},
+        {"relative", relative, 1e-2},
+            {"rows", rows, 1e-2},
         {"elementwise", elementwise, 1e-2}, {"image", image, 1e-2},
         {"losses", losses, 1e-2},           {"optimiser", optimiser, 0.0},
     };
@@ -532,7 +653,7 @@ int main(int argc, char **argv)
             double worst = 0.0;
             const char *where = "";
             int bad = 0;
-            if (limit == 0.0) continue;
+            if (limit == 0.0 || (argc > 2 && strcmp(argv[2], cases[c].name) != 0)) continue;
             for (int r = 0; r < repeats; r++) {
                 run_side(&gpu, cases[c].run, (uint64_t)(SEED + r));
                 run_side(&cpu, cases[c].run, (uint64_t)(SEED + r));

@@ -1,34 +1,7 @@
 /*
  * tables.cu - the backend as two tables (ops.h).
- *
- * Attention with relative positions in two directions (SAM's tower) is not here yet: a model that has it is refused
- * before it is placed on the GPU, and these slots say so should one come through.
  */
 #include "model/ops/cuda/device.cuh"
-
-static void missing(const char *what)
-{
-    PC_ASSERT(false, "%s does not run on the GPU", what);
-}
-
-void cuda_rel_terms_forward(pc_ctx *, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor)
-{
-    missing("rel_terms");
-}
-void cuda_rel_terms_backward(pc_ctx *, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor)
-{
-    missing("rel_terms");
-}
-void cuda_rel_attention_forward(pc_ctx *, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor, const pc_mask *,
-                                double)
-{
-    missing("rel_attention");
-}
-void cuda_rel_attention_backward(pc_ctx *, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor,
-                                 pc_tensor, pc_tensor, pc_tensor, pc_tensor, pc_tensor, const pc_mask *, double)
-{
-    missing("rel_attention");
-}
 
 #define FORWARD_SLOT(name, args)  t.name##_forward = cuda_##name##_forward;
 #define BACKWARD_SLOT(name, args) t.name##_backward = cuda_##name##_backward;
