@@ -7,13 +7,13 @@
 #   --build  a folder built with -DPERCEPT_CUDA=ON (default: build/cuda, built here)
 #   --venv   an environment with PyTorch and transformers (default: build/venv-gpu, made here)
 #   --out    JSON lines, one a measurement; added to what is there (default: build/gpu_bench.jsonl, begun anew)
-#   --limit  seconds that one measurement may take (default: 240)
+#   --limit  seconds that one process may take: ours has one a row, PyTorch one for all (default: 500)
 #
 # First the ceilings: a large product in bf16, ours and PyTorch's, and a large copy. Then every row. docs/gpu.md tells how
 # to read the table. A row that fails says why; the others go on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-rows='' only='' steps=10 build='' venv='' out='' limit=240
+rows='' only='' steps=10 build='' venv='' out='' limit=500
 while [ $# -gt 0 ]; do
     [ $# -gt 1 ] || { echo "gpu_bench.sh: $1 needs a value" >&2; exit 2; }
     case $1 in
@@ -57,41 +57,53 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 trap 'exit 130' INT TERM
 
-# ROW WHO COMMAND...: its JSON lines go to $out (gpu_decode's line is made one); when it failed, why.
+# NAME COMMAND...: its JSON lines go to $out (gpu_decode's line is made one) and stay in $log; what went wrong, to $why.
 measure() {
-    local row=$1 who=$2 code=0 began=$SECONDS
-    shift 2
+    local name=$1 code=0 began=$SECONDS
+    shift
     timeout "$limit" "$@" >"$log" 2>"$log.err" || code=$?
-    sed -i -E 's/^decode .* ?prefill_ms ([0-9.]+) token_ms ([0-9.]+).*/{"row": "'"$row"'", "who": "percept", "prefill_ms": \1, "token_ms": \2}/' "$log"
+    sed -i -E 's/^decode .* ?prefill_ms ([0-9.]+) token_ms ([0-9.]+).*/{"row": "'"$name"'", "who": "percept", "prefill_ms": \1, "token_ms": \2}/' "$log"
     grep '^{' "$log" >>"$out" || true
-    if [ "$code" -ne 0 ] && ! { [ "$code" -eq 124 ] && grep -q '^{' "$log"; }; then
-        local why
+    why=''
+    if [ "$code" -ne 0 ]; then
         why=$(grep -vE '^\s*$' "$log.err" | tail -1 | tr -d '"\\\000-\037' | cut -c1-300)
         [ "$code" -ne 124 ] || why="took longer than $limit s"
-        printf '{"row": "%s", "who": "%s", "failed": "%s"}\n' "$row" "$who" "${why:-status $code}" >>"$out"
+        why=${why:-status $code}
     fi
     rm -f "$log.err"
-    printf '%-12s %-22s %4d s\n' "$row" "$who" $((SECONDS - began)) >&2
+    printf '%-24s %4d s\n' "$name" $((SECONDS - began)) >&2
+}
+
+failed() { # ROW WHO
+    printf '{"row": "%s", "who": "%s", "failed": "%s"}\n' "$1" "$2" "${why:-no result}" >>"$out"
 }
 
 ours() { # ROW
     local tests=$build/tests
     case $1 in
-    decode-*) measure "$1" percept "$tests/gpu_decode" --model "${1#decode-}" ;;
-    *) measure "$1" percept "$tests/gpu_train" --json --row "$1" --steps "$steps" ;;
+    decode-*) measure "$1" "$tests/gpu_decode" --model "${1#decode-}" ;;
+    *) measure "$1" "$tests/gpu_train" --json --row "$1" --steps "$steps" ;;
     esac
+    grep -q '^{' "$log" || failed "$1" percept
 }
 
-theirs() { # ROW
-    local how=eager
-    case $1 in l14 | l14-336 | b32 | decode-*) how=eager,compile ;; esac
-    measure "$1" PyTorch "$python" $peer --row "$1" --how "$how" --steps "$steps"
+theirs() { # ROWS...: one process, as importing takes long; another one behind the row at which it dies
+    while [ $# -gt 0 ]; do
+        local names left=() row
+        names=$(IFS=,; echo "$*")
+        measure PyTorch "$python" $peer --rows "$names" --steps "$steps"
+        for row; do grep -q "\"row\": \"$row\"" "$log" || left+=("$row"); done
+        [ ${#left[@]} -gt 0 ] || return 0
+        failed "${left[0]}" PyTorch
+        set -- "${left[@]:1}"
+    done
 }
 
-[ "$only" = pytorch ] || measure ceiling percept "$build/tests/gpu_train" --ceiling --json
-[ "$only" = ours ] || measure ceiling PyTorch "$python" $peer --ceiling
-for row in ${rows//,/ }; do
-    [ "$only" = pytorch ] || ours "$row"
-    [ "$only" = ours ] || theirs "$row"
-done
+IFS=, read -ra list <<<"$rows"
+if [ "$only" != pytorch ]; then
+    measure ceiling "$build/tests/gpu_train" --ceiling --json
+    grep -q '^{' "$log" || failed ceiling percept
+    for row in "${list[@]}"; do ours "$row"; done
+fi
+[ "$only" = ours ] || theirs ceiling "${list[@]}"
 "$python" $peer --table "$out"

@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
 """The other side of scripts/gpu_bench.sh: PyTorch and transformers on the rows of tests/bench/gpu_shapes.json.
 
-    scripts/gpu_bench_peer.py --row NAME [--how eager,compile] [--steps 10] [--shrink K]
-    scripts/gpu_bench_peer.py --ceiling
+    scripts/gpu_bench_peer.py --rows ceiling,full,b32 [--how eager,layers,compile] [--steps 10] [--shrink K]
     scripts/gpu_bench_peer.py --table FILE      the table of gpu_bench.sh, from its JSON lines
 
 Weights and AdamW's moments in bf16, no fp32 copies; fused AdamW, gradient norm clipped as ours is; scaled-dot-product
 attention; no recompute, unless the memory does not do without: then it says so. Weights are random, made on the device;
-tokens, labels and pixels lie there too. One JSON line a way of running (eager, compile): the median of steps that are each
-waited for, a step's share of as many that are not, and memory beyond inputs: allocated, reserved, and what the device has
-less of.
+tokens, labels and pixels lie there too. One JSON line a way of running: the median of steps that are each waited for, a
+step's share of as many that are not, and memory beyond inputs: allocated, reserved, and what the device has less of.
+
+Ways: eager; layers, every block compiled (once, as they are alike); compile, the whole model, which takes minutes for deep
+ones. Decoding: eager is a plain cache, the others a static one with the compiled step that transformers makes of it.
+Where --how is not given: eager for LLaVA's steps; eager and layers for CLIP's; eager and compile for decoding.
 """
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -110,6 +113,12 @@ def shrunk(model, k):
     return model
 
 
+def ways(row, model, options):
+    if options.how:
+        return options.how.split(",")
+    return ["eager", "compile"] if "decode" in row else ["eager", "layers"] if model["kind"] == "clip" else ["eager"]
+
+
 # ---- steps -------------------------------------------------------------------------------------------
 
 def waited(torch, work):
@@ -143,13 +152,16 @@ def train(torch, name, row, model, options):
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.01, fused=True)
     numbers = sum(p.numel() for p in net.parameters()), sum(p.numel() for p in trained)
-    for how in options.how.split(","):
+    for how in ways(row, model, options):
         recompute = False
+        if how == "layers":
+            for path, m in net.named_modules():
+                if path.rsplit(".", 1)[-1].isdigit() and ".layers." in path:
+                    m.compile()
         while True:
             began = time.perf_counter()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            # static shapes; a graph break at the contrast's scale would cost nothing worth having
             run = torch.compile(net) if how == "compile" else net
 
             def step():
@@ -194,23 +206,43 @@ def decode(torch, name, row, model, options):
     def generate(n, **more):
         return net.generate(**inputs, max_new_tokens=n, min_new_tokens=n, do_sample=False, **more)
     prefill_ms, _ = measure(torch, prefill, 3, options.steps)
-    for how in options.how.split(","):
+    for how in ways(row, model, options):
         began = time.perf_counter()
-        more = {"cache_implementation": "static"} if how == "compile" else {}
+        more = {"cache_implementation": "static"} if how != "eager" else {}
         few, many = 8, 72
         try:
             for _ in range(2):
                 generate(few, **more)
-            if how == "compile":
-                generate(many, **more)
+            generate(many, **more)
             t = {n: min(waited(torch, lambda: generate(n, **more)) for _ in range(3)) for n in (few, many)}
-            print(json.dumps({"row": name, "who": "static" if how == "compile" else "plain", "prefill_ms": prefill_ms,
+            print(json.dumps({"row": name, "who": "static" if how != "eager" else "plain", "prefill_ms": prefill_ms,
                               "token_ms": 1e3 * (t[many] - t[few]) / (many - few), "allocated": torch.cuda.max_memory_allocated(),
                               "torch": torch.__version__, "device": torch.cuda.get_device_name(),
                               "seconds": time.perf_counter() - began}), flush=True)
         except Exception as e:  # the other way may still work
             print(json.dumps({"row": name, "who": how, "failed": f"{type(e).__name__}: {str(e).strip().splitlines()[0][:200]}"}),
                   flush=True)
+
+
+def run_rows(torch, shapes, options):
+    """Each alone; one that fails says why."""
+    for name in options.rows.split(","):
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch._dynamo.reset()
+        torch.manual_seed(1)
+        try:
+            if name == "ceiling":
+                ceiling(torch)
+                continue
+            row = shapes["rows"][name]
+            model = shrunk(shapes["models"][row["model"]], options.shrink)
+            (decode if "decode" in row else train)(torch, name, row, model, options)
+        except Exception as e:
+            why = (str(e).strip().splitlines() or ["no message"])[0][:200]
+            print(json.dumps({"row": name, "who": "PyTorch", "failed": f"{type(e).__name__}: {why}"}), flush=True)
+            if isinstance(e, getattr(torch, "AcceleratorError", ())) or "CUDA error" in why:
+                sys.exit(1)  # nothing works after it in this process
 
 
 def ceiling(torch):
@@ -289,30 +321,25 @@ def show(shapes, name, kind, key, ours, peers, top, copy):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--row")
-    parser.add_argument("--how", default="eager")
+    parser.add_argument("--rows", help="by name, with commas between; and \"ceiling\"")
+    parser.add_argument("--how", help="eager, layers or compile, with commas between")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--shrink", type=int, default=1, help="divide layers")
-    parser.add_argument("--ceiling", action="store_true")
     parser.add_argument("--table", metavar="FILE")
     options = parser.parse_args()
     if options.table:
         print_table(options.table)
         return
+    shapes = json.load(open(SHAPES))
+    for name in (options.rows or "").split(","):
+        if name != "ceiling" and name not in shapes["rows"]:
+            parser.error(f"no row '{name}' in {SHAPES}; there are ceiling, {', '.join(shapes['rows'])}")
     import torch
-    torch.manual_seed(1)
+    import torch._dynamo
     if not torch.cuda.is_available():
         sys.exit("PyTorch sees no GPU")
-    if options.ceiling:
-        ceiling(torch)
-        return
-    shapes = json.load(open(SHAPES))
-    row = shapes["rows"].get(options.row)
-    if not row:
-        sys.exit(f"no row '{options.row}' in {SHAPES}; there are {', '.join(shapes['rows'])}")
-    model = shrunk(shapes["models"][row["model"]], options.shrink)
-    (decode if "decode" in row else train)(torch, options.row, row, model, options)
+    run_rows(torch, shapes, options)
 
 
 if __name__ == "__main__":
