@@ -34,8 +34,11 @@ pc_status answerer_open(answerer *a, pc_bundle *b, int threads)
     const int32_t eos = pc_tokenizer_eos(b->tokenizer);
     if (stop >= 0) a->stop[a->stops++] = stop;
     if (eos >= 0 && eos != stop) a->stop[a->stops++] = eos;
-    const pc_status st = pc_runner_open(&a->runner, threads, NULL);
-    return st ? st : pc_placement_open(&a->placement, &b->model, a->runner.backend.memory);
+    pc_backend backend;
+    pc_status st = pc_backend_choose(&backend, NULL);
+    backend.real = pc_placement_precision(&b->model, &backend);
+    if (!st) st = pc_runner_open_on(&a->runner, threads, NULL, &backend);
+    return st ? st : pc_placement_open(&a->placement, &b->model, &a->runner.backend);
 }
 
 void answerer_close(answerer *a)

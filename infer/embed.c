@@ -28,8 +28,11 @@ pc_status embedder_open(embedder *e, pc_bundle *b, int threads)
     e->scale = expf(*pc_f32(l->logit_scale.w, 0));
     e->sigmoid = b->model.config.clip.loss == PC_CONTRAST_SIGMOID;
     if (pc_present(l->logit_bias.w)) e->bias = *pc_f32(l->logit_bias.w, 0);
-    const pc_status st = pc_runner_open(&e->runner, threads, NULL);
-    return st ? st : pc_placement_open(&e->placement, &b->model, e->runner.backend.memory);
+    pc_backend backend;
+    pc_status st = pc_backend_choose(&backend, NULL);
+    backend.real = pc_placement_precision(&b->model, &backend);
+    if (!st) st = pc_runner_open_on(&e->runner, threads, NULL, &backend);
+    return st ? st : pc_placement_open(&e->placement, &b->model, &e->runner.backend);
 }
 
 void embedder_close(embedder *e)

@@ -19,16 +19,16 @@ static pc_status open_replica(engine *e, replica *r, int index, const pc_backend
         (st = pc_arena_open_in(&r->scratch, "scratch", b->memory, sizes->scratch,
                                sizes->scratch_shared)))
         return st;
-    const size_t bytes = pc_params_bytes(&r->model->params, PC_F32, true);
+    const size_t bytes = pc_params_bytes(&r->model->params, e->config.gradients, true);
     if ((st = pc_arena_open_in(&r->grads, "gradients", b->memory, bytes, 0))) return st;
-    pc_params_bind_grads(&r->model->params, &r->grads, PC_F32);
+    pc_params_bind_grads(&r->model->params, &r->grads, e->config.gradients);
 
     r->clip = calloc((size_t)e->config.kept, sizeof *r->clip);
     r->marks = calloc((size_t)e->config.kept, sizeof *r->marks);
     if (!r->clip || !r->marks) return pc_fail(PC_ERR_MEMORY, "replica %d", index);
     r->ctx = (pc_ctx){.ops = pc_backend_ops(b),
                       .grad_ops = pc_backend_grad_ops(b),
-                      .real = PC_F32,
+                      .real = b->real,
                       .pool = e->config.samples ? NULL : e->pool,
                       .act = &r->act,
                       .scratch = &r->scratch,

@@ -25,10 +25,12 @@ typedef struct engine_sizes {
 } engine_sizes;
 
 typedef struct engine_config {
-    const pc_backend *backend; // NULL: the CPU. A device has one replica
-    int replicas;              // 1 with `operations`
-    bool samples;              // how threads are used
-    double dropout;            // while training
+    const pc_backend
+        *backend; // NULL: the CPU. A device has one replica, and computes in the backend's type
+    pc_dtype gradients; // of matrices: f32 (0), or bf16 on a device
+    int replicas;       // 1 with `operations`
+    bool samples;       // how threads are used
+    double dropout;     // while training
     double adapter_dropout;
     uint64_t seed;
     int64_t kept; // micro-batches a replica keeps activations of (contrastive); at least 1

@@ -142,7 +142,7 @@ static void open_dry(dry_run *d, const plan_request *q, bool train)
     pc_arena_open_dry_in(&d->scratch, "scratch", q->memory);
     d->ctx = (pc_ctx){.ops = pc_dry_ops(),
                       .grad_ops = train ? pc_dry_grad_ops() : NULL,
-                      .real = PC_F32,
+                      .real = q->real,
                       .pool = q->samples ? NULL : q->pool,
                       .act = &d->act,
                       .scratch = &d->scratch,
@@ -307,7 +307,7 @@ pc_status plan_make(plan *out, const plan_request *q)
     pc_params *params = &q->model->params;
     pc_arena grads;
     pc_arena_open_dry(&grads, "gradients");
-    pc_params_bind_grads(params, &grads, PC_F32); // dry: their presence is what counts
+    pc_params_bind_grads(params, &grads, q->gradients); // dry: their presence is what counts
     pc_status st =
         q->model->config.kind == PC_MODEL_CLIP ? plan_towers(out, q) : plan_tokens(out, q);
     for (int i = 0; i < params->count; i++) params->list[i].weight->g = PC_NONE;
@@ -316,17 +316,20 @@ pc_status plan_make(plan *out, const plan_request *q)
     const size_t R = (size_t)q->replicas;
     out->numbers = pc_params_numel(params, false);
     out->trained = pc_params_numel(params, true);
-    out->parameters = pc_params_bytes(params, PC_F32, false);
-    out->gradients = R * pc_params_bytes(params, PC_F32, true);
-    out->moments = pc_params_moment_bytes(params, PC_F32);
+    out->parameters =
+        q->memory ? pc_placement_bytes(params, q->real) : pc_params_bytes(params, PC_F32, false);
+    out->gradients = R * pc_params_bytes(params, q->gradients, true);
+    out->moments = pc_params_moment_bytes(params, q->moments);
+    if (q->master && q->real == PC_BF16) out->masters = pc_params_master_bytes(params);
     out->activations = R * out->sizes.act;
     out->scratch = R * out->sizes.scratch;
     if (q->muon)
         out->scratch += (size_t)(q->memory ? 1 : pc_pool_threads(q->pool)) *
-                        muon_bytes(params, q->memory, PC_F32);
-    out->whole = out->sizes.whole + plan_device_room(q);
-    out->total = out->parameters + out->gradients + out->moments + out->activations + out->scratch +
-                 out->whole + (q->memory ? 0 : out->data);
+                        muon_bytes(params, q->memory, q->real);
+    out->whole = out->sizes.whole;
+    out->device = plan_device_room(q);
+    out->total = out->parameters + out->gradients + out->moments + out->masters + out->activations +
+                 out->scratch + out->whole + out->device + (q->memory ? 0 : out->data);
     return PC_OK;
 }
 
@@ -411,9 +414,11 @@ void plan_print(FILE *out, const plan *p)
     } rows[] = {{"parameters", (double)p->parameters},
                 {"gradients", (double)p->gradients},
                 {"AdamW's moments", (double)p->moments},
+                {"fp32 masters", (double)p->masters},
                 {"activations", (double)p->activations},
                 {"scratch", (double)p->scratch},
                 {"whole batch", (double)p->whole},
+                {"the device's own", (double)p->device},
                 {"data", (double)p->data},
                 {"in all", (double)p->total},
                 {"may take", (double)p->limit}};

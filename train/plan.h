@@ -7,6 +7,7 @@
 #ifndef PC_TRAIN_PLAN_H
 #define PC_TRAIN_PLAN_H
 
+#include "model/networks/placement.h"
 #include "train/muon.h"
 #include "train/objective.h"
 #include <stdio.h>
@@ -30,14 +31,18 @@ typedef struct plan_request {
     bool keep_all;    // contrastive: every micro-batch keeps its activations
     double dropout, adapter_dropout;
     bool muon;
-    const pc_memory *memory; // of the device that computes, or NULL
-    size_t data;             // bytes of the data room: images in memory, batches ahead, texts
-    size_t limit;            // bytes the run may take
+    const pc_memory *memory;           // of the device that computes, or NULL
+    pc_dtype real, gradients, moments; // what matrices are kept in, there: f32 (0), or bf16
+    bool master;                       // with an f32 original
+    size_t data;  // bytes of the data room: images in memory, batches ahead, texts
+    size_t limit; // bytes the run may take
 } plan_request;
 
 typedef struct plan {
     engine_sizes sizes; // for engine_open
-    size_t parameters, gradients, moments, activations, scratch, whole, data, total, limit; // bytes
+    size_t parameters, gradients, moments, masters, activations, scratch, whole, device, data,
+        total,
+        limit;                // bytes; device: what it takes beside tensors
     int64_t numbers, trained; // parameters
     double flops_step;        // forward and backward of a full optimiser step, replays included
     double flops_row, flops_image,

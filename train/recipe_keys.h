@@ -25,8 +25,8 @@
     X(TEXT,   name,      "\"\"", 0, 0, "", "what the run is called; the recipe's file name when empty")                \
     X(CHOICE, stage,     NULL, 0, 0, "pretrain|align|tune", "pretrain: two towers on image-caption pairs; align: a projector learns to feed a decoder; tune: questions and answers") \
     X(INT,    seed,      "1", 0, 9007199254740992., "", "every random number of the run follows from it")              \
-    X(CHOICE, device,    "auto", 0, 0, "auto|cpu|cuda", "where to compute: cuda needs a build with it and a GPU; auto is the cpu, or what PERCEPT_DEVICE names")                    \
-    X(CHOICE, precision, "auto", 0, 0, "auto|fp32|bf16", "of the arithmetic; the cpu computes in fp32")                \
+    X(CHOICE, device,    "auto", 0, 0, "auto|cpu|cuda", "where to compute: cuda needs a build with it and a GPU; auto is what PERCEPT_DEVICE names, else a GPU where one is to be had, else the cpu")                    \
+    X(CHOICE, precision, "auto", 0, 0, "auto|fp32|bf16", "of the arithmetic; auto: bf16 on cuda, sums and statistics in fp32; the cpu computes in fp32")                \
     X(REAL,   dropout,   "0.0", 0, 0.9, "", "probability that a residual branch's value is dropped while training")    \
     X(TEXT,   out,       "\"\"", 0, 0, "", "the run's folder; runs/NAME when empty")
 
@@ -99,6 +99,9 @@
     X(CHOICE, schedule,     "cosine", 0, 0, "cosine|linear|constant", "of the learning rate, after the warm-up")       \
     X(REAL,   warmup,       "0.03", 0, 1e9, "", "warm-up: below 1 a share of all steps, from 1 on a number of steps")  \
     X(CHOICE, rounding,     "stochastic", 0, 0, "nearest|stochastic", "of weights and moments that are kept in bf16 alone; stochastic: up or down at random, so that small steps count on average") \
+    X(CHOICE, master,       "fp32", 0, 0, "fp32|none", "precision bf16: weights are updated in fp32 and computed with in bf16, or are bf16 alone (4 bytes a number less)") \
+    X(CHOICE, moments,      "fp32", 0, 0, "fp32|bf16", "what the moments of matrices are kept in, on cuda (bf16: 4 bytes a number less)") \
+    X(CHOICE, gradients,    "fp32", 0, 0, "fp32|bf16", "what the gradients of matrices are summed in, on cuda (bf16: 2 bytes a number less)") \
     X(REAL,   min_lr,       "0.0", 0, 1, "of lr", "where the schedule ends, as a share of lr")
 
 #define RECIPE_LR_SCALE_KEYS(X)                                                                                        \

@@ -90,8 +90,8 @@ pc_status recipe_validate(recipe *r)
         REFUSE("device: this build of percept has no cuda; use auto or cpu, or build with cmake "
                "--preset cuda");
 #endif
-    if (r->top.precision == PRECISION_BF16)
-        REFUSE("precision: training computes in fp32; use auto or fp32");
+    if (r->top.precision == PRECISION_BF16 && r->top.device == DEVICE_CPU)
+        REFUSE("precision: the cpu computes in fp32; use auto or fp32, or device: cuda");
 
     if (!*r->model.from == !r->model.shape)
         REFUSE("model: give either `from` (a checkpoint) or `shape` (a new model)%s",

@@ -186,6 +186,10 @@ static pc_status make_plan(run *u)
     q->muon = r->optim.name == OPTIM_MUON;
     q->data = data_bytes(u);
     q->memory = u->backend.memory;
+    q->real = u->backend.real;
+    q->gradients = r->optim.gradients == KEPT_BF16 ? PC_BF16 : PC_F32;
+    q->moments = r->optim.moments == KEPT_BF16 ? PC_BF16 : PC_F32;
+    q->master = r->optim.master == KEPT_FP32;
     const size_t room = u->backend.memory ? u->backend.room : plan_machine_memory();
     q->limit = r->compute.memory ? (size_t)r->compute.memory << 20 : room;
     q->keep_all = r->compute.replay != REPLAY_ON;
@@ -235,6 +239,9 @@ static pc_status open_engine(run *u)
                                     .muon = r->optim.name == OPTIM_MUON,
                                     .stochastic = r->optim.rounding == ROUNDING_STOCHASTIC,
                                     .seed = (uint64_t)r->top.seed,
+                                    .real = u->request.real,
+                                    .moments = u->request.moments,
+                                    .master = u->request.master,
                                     .backend = &u->backend};
     const engine_config config = {.backend = &u->backend,
                                   .replicas = u->request.replicas,
@@ -242,6 +249,7 @@ static pc_status open_engine(run *u)
                                   .dropout = r->top.dropout,
                                   .adapter_dropout = r->lora.dropout,
                                   .seed = (uint64_t)r->top.seed,
+                                  .gradients = u->request.gradients,
                                   .kept = u->plan.kept};
     u->augment = (augment){.crop = r->augment.crop,
                            .flip = r->augment.flip,
@@ -255,9 +263,10 @@ static pc_status open_engine(run *u)
         return pc_fail(PC_ERR_INPUT, "augment: crop, flip and colour change one square; images of "
                                      "this model are prepared in parts");
     if (augment_wanted(&u->augment)) st = augment_open(&u->augment, u->image.size, u->pool);
-    if (!st) st = pc_placement_open(&u->placement, u->model, u->backend.memory);
+    if (!st) st = pc_placement_open(&u->placement, u->model, &u->backend);
     if (!st) st = engine_open(&u->engine, u->model, u->pool, &config, &u->plan.sizes);
     if (!st) st = optimizer_open(&u->optimizer, &u->model->params, &adamw, u->pool);
+    if (!st) pc_placement_masters(&u->placement);
     return st;
 }
 
@@ -270,13 +279,34 @@ static void compare_threads(run *u)
                 s->threads, s->replicas, u->threads, u->request.replicas);
 }
 
+// Where to compute, and in what.
+static pc_status choose_backend(run *u)
+{
+    const recipe *r = u->recipe;
+    const pc_status st = pc_backend_choose(&u->backend, recipe_word("device", r->top.device));
+    if (st) return st;
+    if (u->backend.memory) {
+        if (r->top.precision != PRECISION_FP32) u->backend.real = PC_BF16;
+        return PC_OK;
+    }
+    if (r->top.precision == PRECISION_BF16)
+        return pc_fail(PC_ERR_INPUT,
+                       "precision: bf16 needs device: cuda; here it is the cpu, which "
+                       "computes in fp32");
+    const char *key = r->optim.moments == KEPT_BF16     ? "moments"
+                      : r->optim.gradients == KEPT_BF16 ? "gradients"
+                                                        : NULL;
+    if (key)
+        return pc_fail(PC_ERR_INPUT, "optim.%s: bf16 needs device: cuda; the cpu keeps fp32", key);
+    return PC_OK;
+}
+
 pc_status run_open(run *u, recipe *r, const char *last, bool plan_only)
 {
     *u = (run){.recipe = r};
     pc_status st;
     u->threads = r->compute.threads ? (int)r->compute.threads : pc_cpu_count();
-    if ((st = pc_backend_choose(&u->backend, recipe_word("device", r->top.device))) ||
-        (st = pc_pool_open(&u->pool, u->threads)) ||
+    if ((st = choose_backend(u)) || (st = pc_pool_open(&u->pool, u->threads)) ||
         (st = open_data(&u->train, r, &r->data.train, "data.train")) ||
         (st = check_rows(r, &u->train, "data.train")))
         goto out;

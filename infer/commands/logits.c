@@ -258,7 +258,7 @@ static pc_status run(const char *model_path, const char *mmproj, const char *ada
         st = pc_context(st, "inputs '%s'", inputs);
         goto done;
     }
-    if ((st = pc_placement_open(&placement, &bundle.model, runner.backend.memory))) goto done;
+    if ((st = pc_placement_open(&placement, &bundle.model, &runner.backend))) goto done;
     if (taps_wanted) runner.ctx.taps = &taps;
     if ((st = pc_runner_run(&runner, j.logits ? vlm_pass : clip_pass, &j)) ||
         (st = write_out(&j, &taps, out)))

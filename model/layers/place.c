@@ -37,7 +37,8 @@ pc_tensor pc_fetch(pc_ctx *ctx, pc_tensor x)
 {
     if (!ctx->act->memory || !pc_present(x)) return x;
     const int64_t C = pc_row_len(x);
-    pc_tensor y = pc_alloc_shared(ctx->act, x.dtype, pc_numel(x) / (C ? C : 1), C);
+    const pc_dtype t = x.dtype == PC_BF16 ? PC_F32 : x.dtype;
+    pc_tensor y = pc_alloc_shared(ctx->act, t, pc_numel(x) / (C ? C : 1), C);
     pc_tensor flat = x;
     flat.rank = 2;
     flat.dim[0] = y.dim[0];
@@ -47,6 +48,7 @@ pc_tensor pc_fetch(pc_ctx *ctx, pc_tensor x)
     pc_wait(ctx);
     void *data = y.data;
     y = x;
+    y.dtype = t;
     y.data = data;
     y.stride = C;
     return y;

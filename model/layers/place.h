@@ -10,7 +10,7 @@
 
 pc_tensor pc_place(pc_ctx *ctx, pc_tensor host); // absent stays absent
 pc_mask pc_place_mask(pc_ctx *ctx, const pc_mask *m);
-// Rows as the host reads them, dense; the device is waited for.
+// Rows as the host reads them, dense, bf16 widened; the device is waited for.
 pc_tensor pc_fetch(pc_ctx *ctx, pc_tensor x);
 // Until what the device was told is done: before the host reads a loss.
 void pc_wait(const pc_ctx *ctx);

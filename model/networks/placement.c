@@ -4,17 +4,29 @@
 #include "model/networks/placement.h"
 
 #include <stdlib.h>
+#include <string.h>
 
-enum { W, G, M, V, KINDS };
+#include "model/core/quant.h"
+
+enum { W, G, M, V, MASTER, KINDS };
+enum { STAGED = 16 << 20 }; // numbers that change their type at a time
 
 static pc_tensor *tensor_of(pc_param *p, int kind)
 {
-    return kind == W ? &p->weight->w : kind == G ? &p->weight->g : kind == M ? &p->m : &p->v;
+    switch (kind) {
+    case W: return &p->weight->w;
+    case G: return &p->weight->g;
+    case M: return &p->m;
+    case V: return &p->v;
+    default: return &p->master;
+    }
 }
 
-static size_t bytes_of(pc_tensor x)
+static int64_t numel(const pc_param *q)
 {
-    return pc_present(x) ? (size_t)pc_numel(x) * pc_dtype_size(x.dtype) : 0;
+    int64_t n = 1;
+    for (int i = 0; i < q->rank; i++) n *= q->dim[i];
+    return n;
 }
 
 static size_t rounded(size_t bytes)
@@ -33,110 +45,265 @@ static pc_tensor *table_of(pc_model *m, int rope, int i)
     return i < PC_ROPE_AXES ? &r->cos_axis[i] : &r->sin_axis[i - PC_ROPE_AXES];
 }
 
+static size_t table_bytes(pc_model *m)
+{
+    size_t bytes = 0;
+    for (int r = 0; r < ROPES && m->config.kind == PC_MODEL_VLM; r++)
+        for (int i = 0; i < TABLES; i++) {
+            const pc_tensor x = *table_of(m, r, i);
+            if (pc_present(x)) bytes += rounded((size_t)pc_numel(x) * sizeof(float));
+        }
+    return bytes;
+}
+
 static pc_status check(const pc_model *m, const pc_memory *memory)
 {
-    for (int i = 0; i < m->params.count; i++)
-        if (!pc_present(m->params.list[i].weight->w) || m->params.list[i].weight->w.dtype != PC_F32)
-            return pc_fail(PC_ERR_INPUT, "'%s' is not in f32, as %s needs it",
-                           m->params.list[i].name, memory->name);
+    for (int i = 0; i < m->params.count; i++) {
+        const pc_param *q = &m->params.list[i];
+        if (!pc_present(q->weight->w) && !(q->linear && q->linear->pieces))
+            return pc_fail(PC_ERR_INPUT, "'%s' has no numbers to put on %s", q->name, memory->name);
+    }
     return PC_OK;
 }
 
-static void move(pc_arena *a, const pc_memory *memory, pc_tensor *x)
+// ---- between host and device, and types ----------------------------------------------------------
+
+static pc_tensor flat(void *data, pc_dtype t, int64_t n)
+{
+    return pc_view2(data, t, 1, n);
+}
+
+// n numbers of the host's, of any type, into the device's `to`, of type t.
+static void send(pc_placement *p, void *to, pc_dtype t, const void *from, pc_dtype type, int64_t n)
+{
+    if (type == t) {
+        p->memory->copy(to, from, (size_t)n * pc_dtype_size(t));
+        return;
+    }
+    // Types the device does not change are widened by the host first, a piece at a time.
+    const pc_dtype over = type == PC_BF16 ? PC_BF16 : PC_F32;
+    const pc_quant_type *decode =
+        type == PC_F32 || type == PC_BF16 ? NULL : pc_quant_find(pc_dtype_quant(type));
+    pc_ctx ctx = {.ops = p->ops, .real = PC_F32, .act = &p->staging, .scratch = &p->staging};
+    float *wide = decode ? malloc((size_t)STAGED * sizeof *wide) : NULL;
+    PC_ASSERT(!decode || wide, "no memory to widen weights");
+    for (int64_t at = 0; at < n; at += STAGED) {
+        const int64_t count = n - at < STAGED ? n - at : STAGED;
+        const void *piece = (const unsigned char *)from + pc_dtype_bytes(type, at);
+        if (decode) {
+            pc_quant_decode(decode, wide, piece, count);
+            piece = wide;
+        }
+        p->memory->copy(p->staging.base, piece, (size_t)count * pc_dtype_size(over));
+        void *here = (unsigned char *)to + (size_t)at * pc_dtype_size(t);
+        p->ops->copy_forward(&ctx, flat(here, t, count), flat(p->staging.base, over, count));
+        if (decode) p->memory->wait(); // before `wide` is written again
+    }
+    free(wide);
+}
+
+// The device's tensor as f32 into the host's memory.
+static void fetch(pc_placement *p, float *to, pc_tensor from)
+{
+    const int64_t n = pc_numel(from);
+    if (from.dtype == PC_F32) {
+        p->memory->copy(to, from.data, (size_t)n * sizeof *to);
+        return;
+    }
+    pc_ctx ctx = {.ops = p->ops, .real = PC_F32, .act = &p->staging, .scratch = &p->staging};
+    for (int64_t at = 0; at < n; at += STAGED) {
+        const int64_t count = n - at < STAGED ? n - at : STAGED;
+        void *here = (unsigned char *)from.data + (size_t)at * pc_dtype_size(from.dtype);
+        p->ops->copy_forward(&ctx, flat(p->staging.base, PC_F32, count),
+                             flat(here, from.dtype, count));
+        p->memory->copy(to + at, p->staging.base, (size_t)count * sizeof *to);
+    }
+}
+
+// A parameter's numbers on the host into its device tensor.
+static void send_weight(pc_placement *p, const pc_param *q, pc_tensor to, pc_tensor host)
+{
+    unsigned char *at = to.data;
+    if (pc_present(host)) {
+        send(p, at, to.dtype, host.data, host.dtype, numel(q));
+        return;
+    }
+    for (int i = 0; i < q->linear->pieces; i++) {
+        const pc_tensor piece = q->linear->piece[i];
+        send(p, at, to.dtype, piece.data, piece.dtype, pc_numel(piece));
+        at += (size_t)pc_numel(piece) * pc_dtype_size(to.dtype);
+    }
+}
+
+// ---- open, close ---------------------------------------------------------------------------------
+
+size_t pc_placement_bytes(const pc_params *p, pc_dtype real)
+{
+    return pc_params_bytes(p, real, false) + (size_t)STAGED * sizeof(float) + 2 * PC_ALIGN;
+}
+
+static void place_table(pc_placement *p, pc_tensor *x)
 {
     if (!pc_present(*x)) return;
-    const pc_tensor y = pc_alloc_like(a, *x);
-    memory->copy(y.data, x->data, bytes_of(*x));
+    const pc_tensor y = pc_alloc_like(&p->arena, *x);
+    p->memory->copy(y.data, x->data, (size_t)pc_numel(*x) * sizeof(float));
     *x = y;
 }
 
-pc_status pc_placement_open(pc_placement *out, pc_model *m, const pc_memory *memory)
+pc_status pc_placement_open(pc_placement *out, pc_model *m, const pc_backend *b)
 {
-    *out = (pc_placement){.memory = memory, .params = &m->params};
+    const pc_memory *memory = b->memory;
+    pc_params *params = &m->params;
+    *out = (pc_placement){0};
     if (!memory) return PC_OK;
     pc_status st = check(m, memory);
+    if (st) return st;
+    *out = (pc_placement){.memory = memory, .ops = pc_backend_ops(b), .params = params};
+    out->list = calloc((size_t)params->count + 1, sizeof *out->list);
+    st = out->list ? PC_OK : pc_fail(PC_ERR_MEMORY, "parameters");
+    const size_t bytes = pc_params_bytes(params, b->real, false) + table_bytes(m) + PC_ALIGN;
+    if (!st) st = pc_arena_open_in(&out->arena, "weights", memory, bytes, 0);
+    if (!st)
+        st = pc_arena_open_in(&out->staging, "weights' staging", memory,
+                              (size_t)STAGED * sizeof(float), 0);
     if (st) {
-        out->memory = NULL;
-        return st;
-    }
-    size_t bytes = PC_ALIGN;
-    for (int i = 0; i < m->params.count; i++)
-        bytes += rounded(bytes_of(m->params.list[i].weight->w));
-    const bool vlm = m->config.kind == PC_MODEL_VLM;
-    for (int r = 0; r < ROPES && vlm; r++)
-        for (int i = 0; i < TABLES; i++) bytes += rounded(bytes_of(*table_of(m, r, i)));
-    out->list = calloc((size_t)m->params.count + 1, sizeof *out->list);
-    st = out->list ? pc_arena_open_in(&out->arena, "weights", memory, bytes, 0)
-                   : pc_fail(PC_ERR_MEMORY, "parameters");
-    if (st) {
+        pc_arena_close(&out->arena);
         free(out->list);
         *out = (pc_placement){0};
         return st;
     }
-    for (int i = 0; i < m->params.count; i++) {
-        pc_tensor *w = &m->params.list[i].weight->w;
-        out->list[i].host[W] = w->data;
-        move(&out->arena, memory, w);
-        out->list[i].device[W] = w->data;
+    pc_tensor *hosts = malloc(((size_t)params->count + 1) * sizeof *hosts);
+    PC_ASSERT(hosts, "no memory for a list of weights");
+    for (int i = 0; i < params->count; i++) hosts[i] = params->list[i].weight->w;
+    pc_params_bind_weights(params, &out->arena, b->real);
+    for (int i = 0; i < params->count; i++) {
+        pc_param *q = &params->list[i];
+        out->list[i].host = hosts[i];
+        send_weight(out, q, q->weight->w, hosts[i]);
+        if (!q->linear) continue;
+        out->list[i].pieces = q->linear->pieces;
+        q->linear->pieces = 0;
     }
-    for (int r = 0; r < ROPES && vlm; r++)
-        for (int i = 0; i < TABLES; i++) move(&out->arena, memory, table_of(m, r, i));
+    free(hosts);
+    for (int r = 0; r < ROPES && m->config.kind == PC_MODEL_VLM; r++)
+        for (int i = 0; i < TABLES; i++) place_table(out, table_of(m, r, i));
     memory->wait();
     return PC_OK;
 }
 
+static void give_back(pc_placement *p, int i)
+{
+    pc_param *q = &p->params->list[i];
+    q->weight->w = p->list[i].host;
+    if (q->linear) q->linear->pieces = p->list[i].pieces;
+}
+
 void pc_placement_close(pc_placement *p)
 {
-    for (int i = 0; p->memory && i < p->params->count; i++)
-        p->params->list[i].weight->w.data = p->list[i].host[W];
+    for (int i = 0; p->memory && i < p->params->count; i++) give_back(p, i);
     free(p->list);
     pc_arena_close(&p->arena);
+    pc_arena_close(&p->staging);
     pc_arena_close(&p->extra);
     *p = (pc_placement){0};
+}
+
+pc_dtype pc_placement_precision(const pc_model *m, const pc_backend *b)
+{
+    const char *asked = getenv("PERCEPT_PRECISION");
+    if (!b->memory) return PC_F32;
+    if (asked && !strcmp(asked, "fp32")) return PC_F32;
+    if (asked && !strcmp(asked, "bf16")) return PC_BF16;
+    for (int i = 0; i < m->params.count; i++) {
+        const pc_param *q = &m->params.list[i];
+        const bool pieces = q->linear && q->linear->pieces;
+        const pc_dtype t = pieces ? q->linear->piece[0].dtype : q->weight->w.dtype;
+        if (q->rank >= 2 && t != PC_F32) return PC_BF16;
+    }
+    return PC_F32;
+}
+
+// ---- there and back ------------------------------------------------------------------------------
+
+void pc_placement_masters(pc_placement *p)
+{
+    for (int i = 0; p->memory && i < p->params->count; i++) {
+        const pc_param *q = &p->params->list[i];
+        if (pc_present(q->master)) send_weight(p, q, q->master, p->list[i].host);
+    }
+    if (p->memory) p->memory->wait();
+}
+
+// Whether the host's own numbers of a parameter are f32 that may be written.
+static bool own(const struct pc_placed *s, const pc_param *q)
+{
+    return !q->stays || s->host.dtype == PC_F32;
+}
+
+static bool fetched(const struct pc_placed *s, pc_param *q, int kind)
+{
+    return pc_present(s->device[kind]) && kind != MASTER && (kind != W || q->trainable);
 }
 
 pc_status pc_placement_fetch(pc_placement *p)
 {
     if (!p->memory) return PC_OK;
-    if (!p->extra.base) {
-        size_t bytes = 0;
-        for (int i = 0; i < p->params->count; i++)
-            for (int k = G; k < KINDS; k++)
-                bytes += rounded(bytes_of(*tensor_of(&p->params->list[i], k)));
+    size_t bytes = 0;
+    for (int i = 0; i < p->params->count; i++) {
+        pc_param *q = &p->params->list[i];
+        struct pc_placed *s = &p->list[i];
+        for (int k = W; k < KINDS; k++) s->device[k] = *tensor_of(q, k);
+        for (int k = W; k < KINDS; k++)
+            if (fetched(s, q, k) && !(k == W && own(s, q)))
+                bytes += rounded((size_t)numel(q) * sizeof(float));
+    }
+    if (!p->extra.base || p->extra.size < bytes) {
+        pc_arena_close(&p->extra);
         const pc_status st =
-            pc_arena_open(&p->extra, "the host's copy of gradients and moments", bytes);
+            pc_arena_open(&p->extra, "the host's copy of weights and moments", bytes);
         if (st) return st;
     }
     pc_arena_release(&p->extra, 0);
-    for (int i = 0; i < p->params->count; i++)
+    for (int i = 0; i < p->params->count; i++) {
+        pc_param *q = &p->params->list[i];
+        struct pc_placed *s = &p->list[i];
         for (int k = W; k < KINDS; k++) {
-            pc_tensor *x = tensor_of(&p->params->list[i], k);
-            if (!pc_present(*x)) continue;
-            p->list[i].device[k] = x->data;
-            if (k != W) p->list[i].host[k] = pc_arena_bytes(&p->extra, rounded(bytes_of(*x)));
-            p->memory->copy(p->list[i].host[k], x->data, bytes_of(*x));
-            x->data = p->list[i].host[k];
+            pc_tensor *x = tensor_of(q, k);
+            if (!fetched(s, q, k)) continue;
+            const bool mine = k == W && own(s, q);
+            x->data = mine ? s->host.data
+                           : pc_arena_bytes(&p->extra, rounded((size_t)numel(q) * sizeof(float)));
+            x->dtype = PC_F32;
+            const bool master = k == W && pc_present(s->device[MASTER]);
+            fetch(p, x->data, s->device[master ? MASTER : k]);
         }
+        if (!q->trainable) give_back(p, i);
+    }
     p->memory->wait();
     return PC_OK;
 }
 
 void pc_placement_upload(pc_placement *p)
 {
-    for (int i = 0; p->memory && i < p->params->count; i++)
-        for (int k = W; k < KINDS; k++) {
-            const pc_tensor x = *tensor_of(&p->params->list[i], k);
+    for (int i = 0; p->memory && i < p->params->count; i++) {
+        pc_param *q = &p->params->list[i];
+        const struct pc_placed *s = &p->list[i];
+        send_weight(p, q, s->device[W], q->weight->w);
+        if (pc_present(s->device[MASTER])) send_weight(p, q, s->device[MASTER], q->weight->w);
+        for (int k = G; k <= V; k++) {
+            const pc_tensor x = *tensor_of(q, k);
             if (pc_present(x))
-                p->memory->copy(p->list[i].device[k], p->list[i].host[k], bytes_of(x));
+                send(p, s->device[k].data, s->device[k].dtype, x.data, x.dtype, numel(q));
         }
+    }
     if (p->memory) p->memory->wait();
 }
 
 void pc_placement_return(pc_placement *p)
 {
-    for (int i = 0; p->memory && i < p->params->count; i++)
-        for (int k = W; k < KINDS; k++) {
-            pc_tensor *x = tensor_of(&p->params->list[i], k);
-            if (pc_present(*x)) x->data = p->list[i].device[k];
-        }
+    for (int i = 0; p->memory && i < p->params->count; i++) {
+        pc_param *q = &p->params->list[i];
+        for (int k = W; k < KINDS; k++) *tensor_of(q, k) = p->list[i].device[k];
+        if (q->linear) q->linear->pieces = 0;
+    }
 }

@@ -22,7 +22,7 @@ pc_status pc_runner_open_on(pc_runner *r, int threads, const pc_runner_grad *gra
     if (st) return st;
     r->ctx = (pc_ctx){
         .ops = pc_backend_ops(&r->backend),
-        .real = PC_F32,
+        .real = b->real,
         .pool = r->pool,
         .act = &r->act,
         .scratch = &r->scratch,

@@ -27,10 +27,10 @@ typedef struct pc_runner_grad {
 
 typedef void pc_pass(pc_ctx *ctx, void *arg);
 
-// `threads` <= 0: as many as there are processors. f32 on the best kernels (or PERCEPT_ISA's), or on
-// the device that PERCEPT_DEVICE names: then the model is placed there first (placement.h).
+// `threads` <= 0: as many as there are processors. f32 on the best kernels (or PERCEPT_ISA's), or on a device
+// (backend.h: auto): then the model is placed there first (placement.h).
 pc_status pc_runner_open(pc_runner *r, int threads, const pc_runner_grad *grad);
-// The same on a backend that has been chosen already.
+// The same on a backend that has been chosen already, in its type.
 pc_status pc_runner_open_on(pc_runner *r, int threads, const pc_runner_grad *grad,
                             const pc_backend *b);
 void pc_runner_close(pc_runner *r); // a zeroed runner is fine

@@ -33,13 +33,18 @@ static pc_status choose_cuda(pc_backend *out)
 
 pc_status pc_backend_choose(pc_backend *out, const char *name)
 {
-    *out = (pc_backend){.name = "cpu"};
+    *out = (pc_backend){.name = "cpu", .real = PC_F32};
     const pc_status st = pc_isa_choose(&out->isa);
     if (st) return st;
     if (!name || !strcmp(name, "auto")) name = getenv("PERCEPT_DEVICE");
-    if (!name || !*name || !strcmp(name, "cpu")) return PC_OK;
+    if (!name || !*name || !strcmp(name, "auto")) {
+        const pc_backend cpu = *out;
+        if (choose_cuda(out)) *out = cpu;
+        return PC_OK;
+    }
+    if (!strcmp(name, "cpu")) return PC_OK;
     if (!strcmp(name, "cuda")) return choose_cuda(out);
-    return pc_fail(PC_ERR_USAGE, "device: '%s'; expected cpu or cuda", name);
+    return pc_fail(PC_ERR_USAGE, "device: '%s'; expected auto, cpu or cuda", name);
 }
 
 const pc_ops *pc_backend_ops(const pc_backend *b)

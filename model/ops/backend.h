@@ -2,9 +2,10 @@
  * backend.h - which of the backends computes, chosen by name when a program starts.
  *
  *   cpu    always there (cpu/)
- *   cuda   builds with PERCEPT_CUDA on a machine with a GPU (cuda/); f32
+ *   cuda   builds with PERCEPT_CUDA on a machine with a GPU (cuda/); f32 or bf16
  *
- * "auto" and NULL are what the environment's PERCEPT_DEVICE names, else the CPU.
+ * "auto" and NULL are what the environment's PERCEPT_DEVICE names; else a GPU that this build has code for and that
+ * answers, else the CPU.
  */
 #ifndef PC_OPS_BACKEND_H
 #define PC_OPS_BACKEND_H
@@ -17,6 +18,7 @@ typedef struct pc_backend {
     const pc_memory *memory; // where its arenas lie; NULL: the host's memory
     size_t room;             // bytes free on the device; 0 on the CPU
     pc_isa isa;              // of the CPU
+    pc_dtype real;           // what it computes in: f32, unless the caller asks a device for bf16
 } pc_backend;
 
 // PC_ERR_INPUT says why the named backend is not to be had.

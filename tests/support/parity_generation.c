@@ -129,7 +129,7 @@ void parity_generation(const char *dir)
     const bool first = pc_safetensors_open(&from, path);
     snprintf(path, sizeof path, "%s/inputs.safetensors", dir);
     if ((first && pc_safetensors_open(&from, path)) || pc_bundle_open(&b, dir) ||
-        pc_runner_open(&r, 2, NULL) || pc_placement_open(&p, &b.model, r.backend.memory)) {
+        pc_runner_open(&r, 2, NULL) || pc_placement_open(&p, &b.model, &r.backend)) {
         parity_broken(dir);
         goto done;
     }

@@ -49,7 +49,7 @@ static pc_status run(const char *model_path, const char *adapter, const char *in
     named_train_adapters(m);
     named_freeze_unreached(m, &given);
     if ((st = pc_runner_open(&runner, (int)threads, &named_grad)) ||
-        (st = pc_placement_open(&placement, m, runner.backend.memory)) ||
+        (st = pc_placement_open(&placement, m, &runner.backend)) ||
         (st = pc_arena_open_in(&grads, "gradients", runner.backend.memory,
                                pc_params_bytes(&m->params, PC_F32, true), 0)))
         goto done;

@@ -126,7 +126,7 @@ static pc_status set_up(replay *r, const char *model, const char *adapter, const
     pc_params *params = &r->bundle.model.params;
     named_freeze_unreached(&r->bundle.model, &(pc_given){.images = 1});
     if ((st = pc_runner_open(&r->runner, (int)threads, &named_grad)) ||
-        (st = pc_placement_open(&r->placement, &r->bundle.model, r->runner.backend.memory)) ||
+        (st = pc_placement_open(&r->placement, &r->bundle.model, &r->runner.backend)) ||
         (st = pc_arena_open_in(&r->grads, "gradients", r->runner.backend.memory,
                                pc_params_bytes(params, PC_F32, true), 0)))
         return st;
