@@ -85,6 +85,10 @@ ours() { # ROW
     *) measure "$1" "$tests/gpu_train" --json --row "$1" --steps "$steps" ;;
     esac
     grep -q '^{' "$log" || failed "$1" percept
+    [ "$1" = full ] || return 0
+    # Beside the like of PyTorch's numbers, those that a run has by default.
+    measure "$1" "$tests/gpu_train" --json --row "$1" --steps "$steps" --master --moments fp32 --grads fp32
+    grep -q '^{' "$log" || failed "$1" "percept fp32 master, moments and gradients"
 }
 
 theirs() { # ROWS...: one process, as importing takes long; another one behind the row at which it dies

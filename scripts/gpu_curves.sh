@@ -6,14 +6,14 @@
 #
 #   --from    where the tune stage starts (default: runs/quickstart/align/checkpoints/best.h5; when it is not there, the
 #             stages before are trained on the GPU first)
-#   --optim   default: adamw with --lr 1e-3, which both devices have
+#   --optim   and --lr: other than the recipe's
 #   --seeds   of the CPU, the GPU's first (default: "2 3 4")
 #
 # PERCEPT_BIN: programs built with CUDA (default: build/cuda/bin). SCENES: the pictures (default: build/scenes, drawn when
 # absent). Writes OUT/curves.json and OUT/curves.svg; fails when the GPU's curve leaves the spread (scripts/gpu_curves.py).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-from='' steps=200 out=runs/gpu-curves optim=adamw lr=1e-3 precision=bf16 seeds='2 3 4'
+from='' steps=200 out=runs/gpu-curves optim='' lr='' precision=bf16 seeds='2 3 4'
 while [ $# -gt 0 ]; do
     [ $# -gt 1 ] || { echo "gpu_curves.sh: $1 needs a value" >&2; exit 2; }
     case $1 in
@@ -34,14 +34,16 @@ rm -rf "$out"
 mkdir -p "$out"
 [ -e "$scenes/tune-train.json" ] || "$bin/percept-data" scenes "$scenes"
 
-adamw=(--set optim.name=adamw --set optim.lr=1e-3)
+move=()
+[ -z "$optim" ] || move+=(--set optim.name="$optim")
+[ -z "$lr" ] || move+=(--set optim.lr="$lr")
 if [ -z "$from" ]; then
     from=runs/quickstart/align/checkpoints/best.h5
     if [ ! -e "$from" ]; then
         first=$out/pretrain/checkpoints/best.h5 from=$out/align/checkpoints/best.h5
-        "$bin/percept-train" configs/quickstart/pretrain.yaml "${adamw[@]}" --set device=cuda --set data.root="$scenes" \
+        "$bin/percept-train" configs/quickstart/pretrain.yaml --set device=cuda --set data.root="$scenes" \
             --set batch.micro=128 --set out="$out/pretrain" >"$out/pretrain.log"
-        "$bin/percept-train" configs/quickstart/align.yaml "${adamw[@]}" --set device=cuda --set data.root="$scenes" \
+        "$bin/percept-train" configs/quickstart/align.yaml --set device=cuda --set data.root="$scenes" \
             --set batch.micro=16 --set model.vision_from="$first" --set data.text.tokenizer="$first" \
             --set out="$out/align" >"$out/align.log"
     fi
@@ -50,7 +52,7 @@ fi
 run() { # NAME SEED DEVICE PRECISION
     local began=$SECONDS
     "$bin/percept-train" configs/quickstart/tune.yaml --set model.from="$from" --set data.root="$scenes" \
-        --set optim.name="$optim" --set optim.lr="$lr" --set length.steps="$steps" --set eval.every=0 --set eval.samples=16 \
+        "${move[@]}" --set length.steps="$steps" --set eval.every=0 --set eval.samples=16 \
         --set checkpoint.every=0 --set report.samples=0 --set seed="$2" --set device="$3" --set precision="$4" \
         --set out="$out/$1" >"$out/$1.log" || { cat "$out/$1.log" >&2; return 1; }
     echo "$1: $((SECONDS - began)) s"

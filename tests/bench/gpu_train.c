@@ -24,9 +24,9 @@
 #include "train/plan.h"
 
 typedef struct options {
-    const char *row, *path, *device;
+    const char *row, *path, *device, *precision, *moments, *grads;
     int64_t steps, warmup, shrink, narrow, batch, shapes;
-    bool json, profile, upload, recompute, ceiling;
+    bool json, profile, upload, recompute, ceiling, master;
 } options;
 
 typedef struct bench {
@@ -71,6 +71,12 @@ static size_t device_free(const bench *b)
     pc_backend now;
     must(pc_backend_choose(&now, b->backend.name));
     return now.room;
+}
+
+// The CPU computes in f32.
+static pc_dtype type_of(const bench *b, const char *name)
+{
+    return b->backend.memory && !strcmp(name, "bf16") ? PC_BF16 : PC_F32;
 }
 
 // ---- the model -----------------------------------------------------------------------------------
@@ -154,8 +160,8 @@ enum { BLOCK = (1 << 20) - 64 };
 
 typedef struct source {
     pc_arena arena;
-    pc_tensor normals; // (BLOCK), on the device
-    float *room;       // (BLOCK), the host's
+    pc_tensor normals, halves; // (1,BLOCK), on the device: f32, bf16
+    float *room;               // (BLOCK), the host's
 } source;
 
 static void open_source(source *s, const bench *b)
@@ -164,11 +170,15 @@ static void open_source(source *s, const bench *b)
     s->room = malloc(BLOCK * sizeof *s->room);
     if (!s->room) must(pc_fail(PC_ERR_MEMORY, "random numbers"));
     must(pc_arena_open_in(&s->arena, "random numbers", b->backend.memory,
-                          BLOCK * sizeof(float) + 4096, 0));
+                          BLOCK * (sizeof(float) + sizeof(uint16_t)) + 4096, 0));
     for (int64_t i = 0; i < BLOCK; i++) s->room[i] = (float)pc_rng_normal(&key, (uint64_t)i);
     s->normals = pc_alloc2(&s->arena, PC_F32, 1, BLOCK);
     copy(b, s->normals.data, s->room, BLOCK * sizeof(float));
     wait_for(b);
+    if (!b->backend.memory) return; // the CPU computes in f32
+    pc_ctx ctx = {.ops = pc_backend_ops(&b->backend)};
+    s->halves = pc_alloc2(&s->arena, PC_BF16, 1, BLOCK);
+    ctx.ops->copy_forward(&ctx, s->halves, s->normals);
 }
 
 static void close_source(source *s)
@@ -192,10 +202,12 @@ static void fill(const bench *b, pc_ctx *ctx, source *s, const pc_param *q)
             pc_view2((char *)w.data + (size_t)at * pc_dtype_size(w.dtype), w.dtype, 1, count);
         if (constant) {
             for (int64_t i = 0; i < count; i++) s->room[i] = one;
+            PC_ASSERT(w.dtype == PC_F32, "'%s' is a constant matrix", q->name);
             copy(b, y.data, s->room, (size_t)count * sizeof(float));
             wait_for(b);
         } else {
-            ctx->ops->scale_forward(ctx, y, pc_cols(s->normals, 0, count), scale);
+            const pc_tensor x = w.dtype == PC_BF16 ? s->halves : s->normals;
+            ctx->ops->scale_forward(ctx, y, pc_cols(x, 0, count), scale);
         }
     }
 }
@@ -212,7 +224,7 @@ static void bind_weights(bench *b)
 {
     pc_arena dry;
     pc_arena_open_dry(&dry, "weights");
-    pc_params_bind_weights(&b->model.params, &dry, PC_F32);
+    pc_params_bind_weights(&b->model.params, &dry, b->backend.real);
     size_t tables = 0;
     if (b->model.config.kind == PC_MODEL_VLM) {
         pc_vlm_tables(&b->model.vlm, &dry, PC_F32);
@@ -220,7 +232,7 @@ static void bind_weights(bench *b)
         tables = 2 * (size_t)pc_numel(t) * sizeof(float) + 4096;
     }
     must(pc_arena_open_in(&b->weights, "weights", b->backend.memory, dry.peak + 4096, 0));
-    pc_params_bind_weights(&b->model.params, &b->weights, PC_F32);
+    pc_params_bind_weights(&b->model.params, &b->weights, b->backend.real);
     if (!tables) return;
     must(pc_arena_open(&b->tables, "rotary tables", tables));
     pc_vlm_tables(&b->model.vlm, &b->tables, PC_F32);
@@ -237,6 +249,15 @@ static void fill_weights(bench *b)
         fill(b, &b->engine.replicas[0].ctx, &s, &b->model.params.list[i]);
     wait_for(b);
     close_source(&s);
+}
+
+static void fill_masters(bench *b)
+{
+    pc_ctx *ctx = &b->engine.replicas[0].ctx;
+    for (int i = 0; i < b->model.params.count; i++) {
+        const pc_param *q = &b->model.params.list[i];
+        if (pc_present(q->master)) ctx->ops->copy_forward(ctx, q->master, q->weight->w);
+    }
 }
 
 // ---- the batch -----------------------------------------------------------------------------------
@@ -330,6 +351,7 @@ static void open_bench(bench *b, const json_t *file, size_t *before)
 {
     must(pc_backend_choose(&b->backend, b->o->device));
     must(pc_pool_open(&b->pool, b->backend.memory ? 1 : 2));
+    b->backend.real = type_of(b, b->o->precision);
     b->batch = b->o->batch ? b->o->batch : json_integer_value(json_object_get(b->row, "batch"));
     const pc_model_config config = config_of(b, file);
     must(pc_model_open(&b->model, &config, PC_F32, false));
@@ -348,6 +370,10 @@ static void open_bench(bench *b, const json_t *file, size_t *before)
                         .keep_all = true,
                         .replicas = 1,
                         .memory = b->backend.memory,
+                        .real = b->backend.real,
+                        .gradients = type_of(b, b->o->grads),
+                        .moments = type_of(b, b->o->moments),
+                        .master = b->o->master,
                         .limit = b->backend.memory ? *before : SIZE_MAX};
     q->train = (plan_batch){.samples = b->batch,
                             .rows = b->step.tokens,
@@ -355,16 +381,24 @@ static void open_bench(bench *b, const json_t *file, size_t *before)
                             .supervised = b->step.supervised};
     must(plan_make(&b->plan, q));
     must(plan_check(&b->plan, q));
-    const engine_config e = {.backend = &b->backend, .replicas = 1, .kept = b->plan.kept};
+    const engine_config e = {.backend = &b->backend,
+                             .gradients = q->gradients,
+                             .replicas = 1,
+                             .kept = b->plan.kept};
     const optimizer_config adamw = {.beta1 = 0.9,
                                     .beta2 = 0.999,
                                     .eps = 1e-8,
                                     .weight_decay = 0.01,
                                     .clip = 1.0,
+                                    .stochastic = true,
+                                    .real = b->backend.real,
+                                    .moments = q->moments,
+                                    .master = q->master,
                                     .backend = &b->backend};
     must(engine_open(&b->engine, &b->model, b->pool, &e, &b->plan.sizes));
     fill_weights(b);
     must(optimizer_open(&b->optimizer, &b->model.params, &adamw, b->pool));
+    fill_masters(b);
 }
 
 // As train/loop.c has it: a step is launched, and what it found is looked at `back` launches later.
@@ -439,6 +473,18 @@ static void profile(bench *b)
                   (double)b->step.supervised / (double)b->step.tokens);
 }
 
+// What is kept in f32 beside what PyTorch keeps in bf16.
+static const char *who(const bench *b)
+{
+    static char text[64];
+    const plan_request *q = &b->request;
+    if (!b->backend.memory || q->real == PC_F32) return "percept fp32";
+    snprintf(text, sizeof text, "percept%s%s%s%s", q->gradients == PC_F32 ? " fp32 gradients" : "",
+             q->moments == PC_F32 ? " fp32 moments" : "", q->master ? " fp32 master" : "",
+             b->o->recompute ? " recompute" : "");
+    return text;
+}
+
 static void print(const bench *b, const result *r)
 {
     const plan *p = &b->plan;
@@ -446,7 +492,7 @@ static void print(const bench *b, const result *r)
     const double off = r->memory ? 100.0 * ((double)p->total / (double)r->memory - 1.0) : 0.0;
     if (b->o->json) {
         json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:I}", "row",
-                              b->o->row, "who", "percept", "device",
+                              b->o->row, "who", who(b), "device",
                               *b->backend.device ? b->backend.device : "cpu", "parameters",
                               (json_int_t)p->numbers, "ms", ms, "through_ms", 1e3 * r->through,
                               "tflop", tera, "tflops", tera / r->median, "memory",
@@ -483,9 +529,7 @@ static void ceiling(bench *b)
     for (int64_t at = 0; at < (int64_t)N * N; at += BLOCK) {
         const int64_t count = (int64_t)N * N - at < BLOCK ? (int64_t)N * N - at : BLOCK;
         for (int i = 0; i < 2; i++)
-            ctx.ops->copy_forward(&ctx,
-                                  pc_view2((uint16_t *)(i ? w : x).data + at, PC_BF16, 1, count),
-                                  pc_cols(s.normals, 0, count));
+            copy(b, (uint16_t *)(i ? w : x).data + at, s.halves.data, (size_t)count * 2);
     }
     double best[2] = {1e30, 1e30};
     for (int round = 0; round < 4; round++)
@@ -530,11 +574,15 @@ int main(int argc, char **argv)
 {
     options o = {.path = "tests/bench/gpu_shapes.json",
                  .device = "cuda",
+                 .precision = "bf16",
+                 .moments = "bf16",
+                 .grads = "bf16",
                  .steps = 10,
                  .warmup = 3,
                  .shrink = 1,
                  .narrow = 1,
                  .shapes = 16};
+    static const char *const types[] = {"fp32", "bf16", NULL};
     const pc_cli_flag flags[] = {
         {"row", PC_CLI_STRING, &o.row, "NAME", "which row of the file", 0, 0, NULL},
         {"file", PC_CLI_STRING, &o.path, "FILE", "where rows are described", 0, 0, NULL},
@@ -544,6 +592,13 @@ int main(int argc, char **argv)
         {"batch", PC_CLI_INT, &o.batch, "N", "samples, instead of the row's", 1, 1e6, NULL},
         {"shrink", PC_CLI_INT, &o.shrink, "K", "divide layers", 1, 1000, NULL},
         {"narrow", PC_CLI_INT, &o.narrow, "K", "divide widths, heads and the vocabulary", 1, 1000,
+         NULL},
+        {"precision", PC_CLI_STRING, &o.precision, "TYPE", "of activations and matrices", 0, 0,
+         types},
+        {"moments", PC_CLI_STRING, &o.moments, "TYPE", "of AdamW's moments of matrices", 0, 0,
+         types},
+        {"grads", PC_CLI_STRING, &o.grads, "TYPE", "of gradients of matrices", 0, 0, types},
+        {"master", PC_CLI_BOOL, &o.master, NULL, "an f32 original of every matrix in bf16", 0, 0,
          NULL},
         {"recompute", PC_CLI_BOOL, &o.recompute, NULL, "keep blocks' inputs alone", 0, 0, NULL},
         {"upload", PC_CLI_BOOL, &o.upload, NULL, "pixels come from the host", 0, 0, NULL},
