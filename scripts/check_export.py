@@ -71,9 +71,14 @@ def relative(a, b):
     return float((a - b).norm() / b.norm()) if a.shape == b.shape else float("nan")
 
 
+def sources():
+    """tests/goldens, and ../shared/goldens where that folder is beside the project."""
+    found = [p.parent for root in (GOLDENS, pathlib.Path("../shared/goldens")) for p in sorted(root.rglob("config.json"))]
+    return [(p, "-".join(p.parts[p.parts.index("goldens") + 1:]) + (" (shared)" if p.parts[0] == ".." else "")) for p in found]
+
+
 def families(tmp):
-    for source in sorted(p.parent for p in GOLDENS.glob("*/config.json")):
-        name = source.name
+    for source, name in sources():
         architecture = json.loads((source / "config.json").read_text())["architectures"][0]
         if not hasattr(transformers, architecture):
             print(f"left   {name}: {architecture} is not in transformers")
@@ -86,20 +91,20 @@ def families(tmp):
         convert("export", tmp / f"{name}.h5", "--format", "hf", "--out", tmp / f"{name}-bf16", "--dtype", "bf16",
                 "--shard-size", "100KB")
         report(f"{name}: the same in bf16 shards", relative(answer(open_model(tmp / f"{name}-bf16"), inputs), reference), 0.0625)
-        pickled(tmp, source, inputs, reference)
+        if (source / "model.safetensors").exists():
+            pickled(tmp, source, name, inputs, reference)
 
 
-def pickled(tmp, source, inputs, reference):
+def pickled(tmp, source, name, inputs, reference):
     """PyTorch's own file, as torch.save writes it, in two ways of nesting and with strides."""
-    folder = tmp / f"{source.name}-bin"
+    folder = tmp / f"{name}-bin"
     folder.mkdir()
     shutil.copy(source / "config.json", folder)
     weights = {k: v.t().contiguous().t() if v.dim() == 2 else v for k, v in load_file(source / "model.safetensors").items()}
     torch.save({"state_dict": {k: torch.nn.Parameter(v, requires_grad=v.is_floating_point()) for k, v in weights.items()},
                 "epoch": 3, "lr": 1e-3}, folder / "pytorch_model.bin")
-    convert("export", folder, "--format", "hf", "--out", tmp / f"{source.name}-from-bin")
-    report(f"{source.name}: pytorch_model.bin -> directory",
-           relative(answer(open_model(tmp / f"{source.name}-from-bin"), inputs), reference), 1e-6)
+    convert("export", folder, "--format", "hf", "--out", tmp / f"{name}-from-bin")
+    report(f"{name}: pytorch_model.bin -> directory", relative(answer(open_model(tmp / f"{name}-from-bin"), inputs), reference), 1e-6)
 
 
 def adapters(tmp):
@@ -133,14 +138,59 @@ def adapters(tmp):
             raise SystemExit("the adapter changes nothing: this check would see nothing")
 
 
-def gguf_files(tmp):
-    from gguf import GGUFReader
+def tower_in_gguf(source):
+    """The tensors of a tower and its projector under the names of gguf's own map (which is llama.cpp's), and those that it has no name for."""
+    import gguf
+    import re
 
-    convert("export", GOLDENS / "llava", "--format", "gguf", "--dtype", "F32", "--out", tmp / "pair")
-    for path in sorted((tmp / "pair").glob("*.gguf")):
-        reader = GGUFReader(path)
-        numbers = sum(int(t.n_elements) for t in reader.tensors)
-        report(f"{path.name}: read by gguf, {len(reader.tensors)} tensors, {numbers} numbers", 0.0 if numbers else float("nan"), 0)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, 128)
+    weights = {}
+    for path in sorted(source.glob("model*.safetensors")):
+        weights |= load_file(path)
+    want, unnamed = {}, []
+    for key, w in weights.items():
+        k = re.sub(r"^model\.visual\.", "visual.", re.sub(r"^(model\.)?vision_model\.", "vision_tower.vision_model.", key))
+        k = re.sub(r"^model\.(vision_tower|multi_modal_projector|image_newline)", r"\1", k)
+        k = re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", k)
+        if not re.match(r"visual\.|vision_tower\.|multi_modal_projector\.|model\.aligner\.|image_newline", k) or "position_ids" in k:
+            continue
+        projector = re.match(r"(?:model\.aligner\.linear|multi_modal_projector\.linear_)(\d)(\.\w+)", k)
+        if projector:  # of kind "mlp": places 0 and 2; the map has the names of another kind
+            want[f"mm.{(int(projector[1]) - 1) * 2}{projector[2]}"] = w
+        elif ".qkv." in k:
+            for part, piece in zip("qkv", w.chunk(3)):
+                want[names.get_name(k.replace("qkv", part), try_suffixes=(".weight", ".bias"))] = piece
+        elif w.dim() == 5:  # two frames: llama.cpp has a convolution for each
+            want["v.patch_embd.weight"], want["v.patch_embd.weight.1"] = w[:, :, 0], w[:, :, 1]
+        else:
+            name = "model.image_newline" if k == "image_newline" else names.get_name(k, try_suffixes=(".weight", ".bias"))
+            unnamed.append(key) if name is None else want.update({name: w})
+    return want, unnamed
+
+
+def gguf_files(tmp):
+    import gguf
+
+    for source, name in sources():
+        r = subprocess.run([str(BIN / "percept-convert"), "export", str(source), "--format", "gguf", "--dtype", "F32", "--out", str(tmp / f"{name}-gguf")],
+                           capture_output=True, text=True)
+        if r.returncode:
+            print(f"left   {name}: {r.stderr.strip()[:100]}")
+            continue
+        for path in sorted((tmp / f"{name}-gguf").glob("*.gguf")):
+            reader = gguf.GGUFReader(path)
+            if not path.name.startswith("mmproj"):
+                report(f"{name}: text, read by gguf, {len(reader.tensors)} tensors", 0.0 if reader.tensors else float("nan"), 0)
+                continue
+            want, unnamed = tower_in_gguf(source)
+            worst = 0.0
+            for t in reader.tensors:
+                found = torch.from_numpy(gguf.dequantize(t.data, t.tensor_type).copy()).flatten()
+                worst = max(worst, relative(found, want.pop(t.name).flatten())) if t.name in want else float("nan")
+            report(f"{name}: mmproj under gguf's names, {len(reader.tensors)} tensors", worst, 1e-6)
+            left = sorted(want) + unnamed
+            if left:  # a last norm that LLaVA does not apply, a pooling head that llama.cpp has no place for
+                print(f"       not in the file: {len(left)}, e.g. {', '.join(left[:2])}")
 
 
 with tempfile.TemporaryDirectory() as d:
