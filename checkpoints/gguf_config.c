@@ -60,7 +60,32 @@ static bool dims(const pc_gguf *g, const char *name, int rank, int64_t *d)
 
 /* ---- rotary positions ---- */
 
-static pc_status rope_scaling(pc_rope_config *r, const pc_gguf *g, const char *arch)
+// Cosines and sines are attn_factor times as large as the method has them.
+static pc_status yarn(pc_rope_config *r, const pc_gguf *g, const char *arch, int64_t T)
+{
+    double more;
+    int64_t length;
+    pc_status st;
+    r->scaling = PC_ROPE_YARN;
+    if ((st = pc_gguf_real(&r->factor, g, in(arch, "rope.scaling.factor"), 1.0)) ||
+        (st = pc_gguf_int(&length, g, in(arch, "rope.scaling.original_context_length"), T, 1,
+                          MOST)) ||
+        (st = pc_gguf_real(&more, g, in(arch, "rope.scaling.attn_factor"), 1.0)) ||
+        (st = pc_gguf_real(&r->beta_fast, g, in(arch, "rope.scaling.yarn_beta_fast"), 32.0)) ||
+        (st = pc_gguf_real(&r->beta_slow, g, in(arch, "rope.scaling.yarn_beta_slow"), 1.0)))
+        return st;
+    if (!(r->factor >= 1.0))
+        return pc_fail(PC_ERR_FORMAT, "key '%s' is %g; expected at least 1",
+                       in(arch, "rope.scaling.factor"), r->factor);
+    if (!(more > 0.0 && more < 1e3))
+        return pc_fail(PC_ERR_FORMAT, "key '%s' is %g; expected more than 0",
+                       in(arch, "rope.scaling.attn_factor"), more);
+    r->original_max = (double)length;
+    r->attn_factor = more == 1.0 ? 0.0 : more * (0.1 * log(r->factor) + 1.0);
+    return PC_OK;
+}
+
+static pc_status rope_scaling(pc_rope_config *r, const pc_gguf *g, const char *arch, int64_t T)
 {
     char *type = NULL;
     pc_status st = pc_gguf_text(&type, g, in(arch, "rope.scaling.type"));
@@ -70,8 +95,10 @@ static pc_status rope_scaling(pc_rope_config *r, const pc_gguf *g, const char *a
         if (!st && !(r->factor > 0.0))
             st = pc_fail(PC_ERR_FORMAT, "key '%s' is %g; expected more than 0",
                          in(arch, "rope.scaling.factor"), r->factor);
+    } else if (!st && type && !strcmp(type, "yarn")) {
+        st = yarn(r, g, arch, T);
     } else if (!st && type && strcmp(type, "none")) {
-        st = pc_fail(PC_ERR_FORMAT, "key '%s' is \"%.40s\"; expected none or linear",
+        st = pc_fail(PC_ERR_FORMAT, "key '%s' is \"%.40s\"; expected none, linear or yarn",
                      in(arch, "rope.scaling.type"), type);
     }
     free(type);
@@ -95,13 +122,13 @@ static pc_status rope_divisors(pc_rope_config *r, const pc_gguf *g, int64_t D)
     return st;
 }
 
-static pc_status rope(pc_rope_config *r, const pc_gguf *g, const char *arch, int64_t D)
+static pc_status rope(pc_rope_config *r, const pc_gguf *g, const char *arch, int64_t D, int64_t T)
 {
     int64_t turned;
     pc_status st;
     if ((st = pc_gguf_real(&r->theta, g, in(arch, "rope.freq_base"), 10000.0)) ||
         (st = pc_gguf_int(&turned, g, in(arch, "rope.dimension_count"), D, 1, MOST)) ||
-        (st = rope_scaling(r, g, arch)))
+        (st = rope_scaling(r, g, arch, T)))
         return st;
     if (turned != D)
         return pc_fail(PC_ERR_FORMAT, "key '%s' is %lld; heads are %lld wide and turn whole",
@@ -200,7 +227,7 @@ pc_status pc_gguf_decoder_config(pc_model_config *out, bool *llama, const pc_ggu
     pc_decoder_config *d = &c->decoder;
     pc_status st;
     if ((st = architecture(arch, sizeof arch, g)) || (st = known_architecture(arch)) ||
-        (st = decoder_sizes(d, g, arch)) || (st = rope(&d->rope, g, arch, d->D)) ||
+        (st = decoder_sizes(d, g, arch)) || (st = rope(&d->rope, g, arch, d->D, d->T)) ||
         (st = sections(d, g, arch)))
         return st;
     *llama = !strcmp(arch, "llama");

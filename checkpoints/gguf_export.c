@@ -6,6 +6,7 @@
 #include "checkpoints/gguf_names.h"
 #include "checkpoints/gguf_vocab.h"
 #include "model/core/log.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -185,6 +186,23 @@ static const char *in(const char *arch, const char *key, char *buf, size_t size)
     return buf;
 }
 
+// llama.cpp makes cosines and sines 0.1 ln(factor) + 1 times as large by itself: what is said is the rest.
+static void put_yarn(pc_gguf_writer *w, const pc_rope_config *r, const char *arch)
+{
+    char key[96];
+    pc_gguf_put_text(w, in(arch, "rope.scaling.type", key, sizeof key), "yarn");
+    pc_gguf_put_f32(w, in(arch, "rope.scaling.factor", key, sizeof key), r->factor);
+    pc_gguf_put_u32(w, in(arch, "rope.scaling.original_context_length", key, sizeof key),
+                    (uint32_t)llround(r->original_max));
+    if (r->attn_factor > 0.0)
+        pc_gguf_put_f32(w, in(arch, "rope.scaling.attn_factor", key, sizeof key),
+                        r->attn_factor / (0.1 * log(r->factor) + 1.0));
+    if (r->beta_fast != 32.0)
+        pc_gguf_put_f32(w, in(arch, "rope.scaling.yarn_beta_fast", key, sizeof key), r->beta_fast);
+    if (r->beta_slow != 1.0)
+        pc_gguf_put_f32(w, in(arch, "rope.scaling.yarn_beta_slow", key, sizeof key), r->beta_slow);
+}
+
 static void put_decoder(pc_gguf_writer *w, const pc_decoder_config *d, const char *arch)
 {
     char key[96];
@@ -213,6 +231,7 @@ static void put_decoder(pc_gguf_writer *w, const pc_decoder_config *d, const cha
         pc_gguf_put_text(w, in(arch, "rope.scaling.type", key, sizeof key), "linear");
         pc_gguf_put_f32(w, in(arch, "rope.scaling.factor", key, sizeof key), d->rope.factor);
     }
+    if (d->rope.scaling == PC_ROPE_YARN) put_yarn(w, &d->rope, arch);
 }
 
 static void put_sections(pc_gguf_writer *w, const pc_decoder_config *d, const char *arch)

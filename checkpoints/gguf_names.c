@@ -45,11 +45,14 @@ const pc_decoder_config *pc_gguf_decoder(const pc_model_config *c)
 
 static pc_status decoder_sayable(const pc_decoder_config *d)
 {
-    const char *what = d->qk_norm   ? "query/key norms"
-                       : d->rope_2d ? "rotary positions in two directions"
-                       : pc_decoder_axes(d) && !d->qkv_bias
-                           ? "several positions a row without biases"
-                           : NULL;
+    const char *what =
+        d->qk_norm ? "query/key norms"
+        : d->rope.scaling == PC_ROPE_DYNAMIC
+            ? "rotary positions by the length of a sequence (dynamic)"
+        : d->rope.scaling == PC_ROPE_YARN && d->rope.ramp_exact ? "yarn with truncate: false"
+        : d->rope_2d                         ? "rotary positions in two directions"
+        : pc_decoder_axes(d) && !d->qkv_bias ? "several positions a row without biases"
+                                             : NULL;
     if (what) return pc_fail(PC_ERR_INPUT, "a GGUF text file has no place for %s", what);
     return PC_OK;
 }

@@ -86,6 +86,19 @@ static void put_rope(json_t *o, const pc_rope_config *r)
             json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", r->factor,
                       "low_freq_factor", r->low_freq, "high_freq_factor", r->high_freq,
                       "original_max_position_embeddings", (json_int_t)llround(r->original_max));
+    if (r->scaling == PC_ROPE_YARN) {
+        scaling =
+            json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "yarn", "factor", r->factor,
+                      "beta_fast", r->beta_fast, "beta_slow", r->beta_slow,
+                      "original_max_position_embeddings", (json_int_t)llround(r->original_max));
+        if (r->attn_factor > 0.0)
+            json_object_set_new(scaling, "attention_factor", json_real(r->attn_factor));
+        if (r->ramp_exact) json_object_set_new(scaling, "truncate", json_false());
+    }
+    if (r->scaling == PC_ROPE_DYNAMIC) { // the length of training is the model's own there
+        scaling = json_pack("{s:s, s:f}", "rope_type", "dynamic", "factor", r->factor);
+        json_object_set_new(o, "max_position_embeddings", json_integer(llround(r->original_max)));
+    }
     json_object_set_new(o, "rope_scaling", scaling ? scaling : json_null());
 }
 
@@ -249,7 +262,12 @@ static pc_model_config plain(pc_model_config c)
     }
     c.vlm.vision = plain_tower(c.vlm.vision);
     if (r->scaling == PC_ROPE_NONE) r->factor = 1.0;
-    if (r->scaling != PC_ROPE_LLAMA3) r->low_freq = r->high_freq = r->original_max = 0.0;
+    if (r->scaling < PC_ROPE_LLAMA3) r->original_max = 0.0;
+    if (r->scaling != PC_ROPE_LLAMA3) r->low_freq = r->high_freq = 0.0;
+    if (r->scaling != PC_ROPE_YARN) {
+        r->beta_fast = r->beta_slow = r->attn_factor = 0.0;
+        r->ramp_exact = false;
+    }
     if (c.vlm.visual != PC_VISUAL_GRID) c.vlm.merge = 0;
     if (c.vlm.visual != PC_VISUAL_TILES) {
         c.vlm.pinpoints.count = 0;

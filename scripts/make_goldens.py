@@ -47,8 +47,8 @@ except ImportError:
 from torch import nn
 from torch.nn import functional as F
 from transformers import (CLIPConfig, CLIPModel, DeepseekVLHybridConfig,
-                          DeepseekVLHybridForConditionalGeneration, LlavaConfig, LlavaForConditionalGeneration,
-                          Qwen2VLConfig, Qwen2VLForConditionalGeneration, SiglipConfig, SiglipModel)
+                          DeepseekVLHybridForConditionalGeneration, LlamaConfig, LlamaForCausalLM, LlavaConfig,
+                          LlavaForConditionalGeneration, Qwen2Config, Qwen2ForCausalLM, Qwen2VLConfig, Qwen2VLForConditionalGeneration, SiglipConfig, SiglipModel)
 
 STEPS = 20
 
@@ -743,6 +743,63 @@ def make_deepseek_vl_hybrid(out):
                 [deepseek_batch(6100, [(1, 4)]), deepseek_batch(6101, [(2, 3)]), deepseek_batch(6102, [(0, 6)])])
 
 
+# ---- decoders alone, with stretched rotary positions -------------------------------------------
+
+def text_batch(seed, lengths):
+    g = torch.Generator().manual_seed(seed)
+    rows = []
+    for n in lengths:
+        ids = torch.randint(3, 50, (n,), generator=g).tolist()
+        rows.append((ids, [-100] * 3 + ids[3:]))
+    return padded(rows)
+
+
+def text_decoder(out, cls, config, seed, prompts):
+    """A model of its own for everything that is run: a base that grew with one sequence would stay for the next."""
+    out.mkdir(parents=True, exist_ok=True)
+    config._attn_implementation = "eager"
+    model = cls(config).eval()
+    randomise(model, seed)
+    model.tie_weights()
+    model.save_pretrained(out)
+    names = rename(model, out)
+    batch = text_batch(seed + 1, [27, 19, 8])
+    o = model(**batch)
+    o.loss.backward()
+    dump(out / "inputs.safetensors", batch)
+    dump(out / "outputs.safetensors", {"logits": o.logits, "loss": o.loss.reshape(1)})
+    dump(out / "grads.safetensors", gradients(model, names))
+    list_ = []
+    for i, n in enumerate(prompts):
+        model = cls.from_pretrained(out, attn_implementation="eager").eval()
+        ids = text_batch(seed + 10 + i, [n])["input_ids"]
+        made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False,
+                              eos_token_id=None, pad_token_id=0, output_logits=True, return_dict_in_generate=True)
+        gaps = [float(top[0, 0] - top[0, 1]) for top in (l.topk(2).values for l in made.logits)]
+        assert min(gaps) > 1e-4, "a tie: choose another seed"
+        list_.append({"prompt_ids": ids[0].tolist(), "generated_ids": made.sequences[0, n:].tolist(),
+                      "min_top1_minus_top2_logit": min(gaps)})
+    dump_json(out / "generation.json", {"mode": "greedy, 16 new tokens, eos ignored, with the library's cache", "prompts": list_})
+
+
+SMALL_TEXT = dict(vocab_size=50, hidden_size=24, intermediate_size=36, num_hidden_layers=2, num_attention_heads=2,
+                  num_key_value_heads=1, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+
+
+def make_yarn(out):
+    """Frequencies 1 to 3 of 6 lie on the ramp."""
+    text_decoder(out, Qwen2ForCausalLM, Qwen2Config(
+        **SMALL_TEXT, max_position_embeddings=64, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 64}), 21, [5, 30])
+
+
+def make_dynamic_ntk(out):
+    """Trained for 12 positions: the batch has 27; the prompts begin below and above, and grow."""
+    text_decoder(out, LlamaForCausalLM, LlamaConfig(
+        **SMALL_TEXT, max_position_embeddings=12, rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 4.0}), 22, [5, 12, 20])
+
+
 def main():
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
@@ -750,7 +807,7 @@ def main():
     transformers.logging.set_verbosity_error()
     folders = {"clip": make_clip, "siglip": make_siglip, "llava": make_llava,
                "qwen2_vl": make_qwen2_vl, "qwen_vl": make_qwen_vl,
-               "deepseek_vl_hybrid": make_deepseek_vl_hybrid}
+               "deepseek_vl_hybrid": make_deepseek_vl_hybrid, "yarn": make_yarn, "dynamic_ntk": make_dynamic_ntk}
     for name, make in folders.items():
         if ARGS.only and name not in ARGS.only:
             continue

@@ -7,6 +7,7 @@
  */
 #include "model/families/parts.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -56,7 +57,49 @@ static pc_status find_class(const class_defaults **out, const json_t *text, cons
                    name);
 }
 
-static pc_status rope_config(pc_rope_config *r, const json_t *text, int64_t T, double theta)
+// The longest sequence that a stretching is meant for.
+static pc_status stretch(int64_t *T, double length)
+{
+    if (!(length <= (double)((int64_t)1 << 24)))
+        return pc_fail(PC_ERR_FORMAT, "rotary scaling: a sequence of %g positions", length);
+    if (length > (double)*T) *T = (int64_t)length;
+    return PC_OK;
+}
+
+static bool has_number(const json_t *o, const char *key)
+{
+    return json_is_number(json_object_get(o, key));
+}
+
+static pc_status yarn_config(pc_rope_config *r, const json_t *o, int64_t *T)
+{
+    double mscale, all;
+    bool truncate;
+    pc_status st;
+    r->scaling = PC_ROPE_YARN;
+    if ((st = pc_json_real(&r->original_max, o, "original_max_position_embeddings", (double)*T)) ||
+        (st = pc_json_real(&r->beta_fast, o, "beta_fast", 32.0)) ||
+        (st = pc_json_real(&r->beta_slow, o, "beta_slow", 1.0)) ||
+        (st = pc_json_real(&r->attn_factor, o, "attention_factor", 0.0)) ||
+        (st = pc_json_real(&mscale, o, "mscale", 0.0)) ||
+        (st = pc_json_real(&all, o, "mscale_all_dim", 0.0)) ||
+        (st = pc_json_bool(&truncate, o, "truncate", true)))
+        return st;
+    if (!(r->original_max >= 1.0))
+        return pc_fail(PC_ERR_FORMAT,
+                       "rotary scaling: key 'original_max_position_embeddings': %g; at least 1",
+                       r->original_max);
+    // A factor that is not there is the ratio of the lengths.
+    if (!has_number(o, "factor")) r->factor = (double)*T / r->original_max;
+    if (!has_number(o, "attention_factor") && mscale != 0.0 && all != 0.0 && r->factor > 1.0)
+        r->attn_factor = (0.1 * mscale * log(r->factor) + 1.0) / (0.1 * all * log(r->factor) + 1.0);
+    if (!(r->attn_factor >= 0.0 && r->attn_factor <= 1e3))
+        return pc_fail(PC_ERR_FORMAT, "rotary scaling: key 'attention_factor': %g", r->attn_factor);
+    r->ramp_exact = !truncate;
+    return stretch(T, r->factor * r->original_max);
+}
+
+static pc_status rope_config(pc_rope_config *r, const json_t *text, int64_t *T, double theta)
 {
     const json_t *newer = json_object_get(text, "rope_parameters");
     const json_t *older = json_object_get(text, "rope_scaling");
@@ -85,11 +128,19 @@ static pc_status rope_config(pc_rope_config *r, const json_t *text, int64_t T, d
         r->scaling = PC_ROPE_LLAMA3;
         if ((st = pc_json_real(&r->low_freq, o, "low_freq_factor", 1.0)) ||
             (st = pc_json_real(&r->high_freq, o, "high_freq_factor", 4.0)) ||
-            (st = pc_json_real(&r->original_max, o, "original_max_position_embeddings", (double)T)))
+            (st =
+                 pc_json_real(&r->original_max, o, "original_max_position_embeddings", (double)*T)))
             return st;
         return PC_OK;
     }
-    return pc_fail(PC_ERR_FORMAT, "rotary scaling \"%s\"; expected default, linear or llama3",
+    if (!strcmp(name, "yarn")) return yarn_config(r, o, T);
+    if (!strcmp(name, "dynamic")) {
+        r->scaling = PC_ROPE_DYNAMIC;
+        r->original_max = (double)*T;
+        return stretch(T, r->factor * r->original_max);
+    }
+    return pc_fail(PC_ERR_FORMAT,
+                   "rotary scaling \"%s\"; expected default, linear, llama3, yarn or dynamic",
                    name);
 }
 
@@ -145,7 +196,7 @@ pc_status pc_family_decoder_of(pc_decoder_config *d, const json_t *text, const c
         (st = pc_json_bool(&mlp_bias, text, "mlp_bias", false)) ||
         (st = pc_json_bool(&use_window, text, "use_sliding_window", !k->window_switch)) ||
         (st = pc_json_act(&act, text, "hidden_act", "silu")) ||
-        (st = rope_config(&d->rope, text, d->T, k->theta)))
+        (st = rope_config(&d->rope, text, &d->T, k->theta)))
         return st;
 
     // A null key is a statement here: as many key/value heads as heads; no window.

@@ -203,39 +203,109 @@ void pc_read_rows(pc_read *out, pc_arena *a, const pc_seq *seq, pc_tensor rows, 
         pc_i32(out->seq.pos)[i] = pc_i32(seq->pos)[pc_i32(rows)[i]];
 }
 
-void pc_rope_tables(pc_rope *out, pc_arena *a, pc_dtype t, const pc_rope_config *c, int64_t R,
-                    int64_t D)
+static const double TWO_PI = 6.283185307179586476925286766559;
+
+/* The frequency, not a whole number, whose wave turns `turns` times within the original length. */
+static double yarn_place(const pc_rope_config *c, double turns, int64_t D)
 {
-    const double two_pi = 6.283185307179586476925286766559;
+    return (double)D * log(c->original_max / (TWO_PI * turns)) / (2.0 * log(c->theta));
+}
+
+/* How much of frequency j is stretched: 0 for the fastest waves, 1 for the slowest. */
+static double yarn_ramp(const pc_rope_config *c, int64_t j, int64_t D)
+{
+    double low = yarn_place(c, c->beta_fast, D), high = yarn_place(c, c->beta_slow, D);
+    if (!c->ramp_exact) {
+        low = floor(low);
+        high = ceil(high);
+    }
+    low = fmax(low, 0.0);
+    high = fmin(high, (double)D - 1.0);
+    if (low == high) high += 0.001;
+    return fmin(fmax(((double)j - low) / (high - low), 0.0), 1.0);
+}
+
+/* Frequency j of D/2 for a sequence of n positions. */
+static double frequency(const pc_rope_config *c, int64_t j, int64_t D, double n)
+{
+    double theta = c->theta;
+    if (c->scaling == PC_ROPE_DYNAMIC && n > c->original_max)
+        theta *=
+            pow(c->factor * n / c->original_max - (c->factor - 1.0), (double)D / (double)(D - 2));
+    const double inv = pow(theta, -2.0 * (double)j / (double)D);
+    if (c->scaling == PC_ROPE_LINEAR) return inv / c->factor;
+    if (c->scaling == PC_ROPE_YARN) {
+        const double ramp = yarn_ramp(c, j, D);
+        return inv / c->factor * ramp + inv * (1.0 - ramp);
+    }
+    if (c->scaling == PC_ROPE_LLAMA3) {
+        // Short waves stay, long ones stretch by `factor`, between them the two are mixed.
+        const double wave = TWO_PI / inv;
+        const double blend = (c->original_max / wave - c->low_freq) / (c->high_freq - c->low_freq);
+        if (wave > c->original_max / c->low_freq) return inv / c->factor;
+        if (wave >= c->original_max / c->high_freq)
+            return (1.0 - blend) * inv / c->factor + blend * inv;
+    }
+    return inv;
+}
+
+static double magnitude(const pc_rope_config *c)
+{
+    if (c->scaling != PC_ROPE_YARN) return 1.0;
+    return c->attn_factor > 0.0 ? c->attn_factor : 0.1 * log(c->factor) + 1.0;
+}
+
+/* Entry (row, j) of the tables of D/2 columns: position `pos` turned by `inv`. */
+static void put_angle(const pc_rope *r, int64_t row, int64_t j, int64_t pos, double inv, double m)
+{
+    const int64_t at = row * r->cos_table.dim[1] + j;
+    if (r->cos_table.dtype == PC_F32) {
+        // Published models compute the angle in single precision; doing likewise keeps their numbers.
+        const double angle = (double)((float)pos * (float)inv);
+        ((float *)r->cos_table.data)[at] = (float)((float)cos(angle) * (float)m);
+        ((float *)r->sin_table.data)[at] = (float)((float)sin(angle) * (float)m);
+    } else {
+        const double angle = (double)pos * inv;
+        ((double *)r->cos_table.data)[at] = cos(angle) * m;
+        ((double *)r->sin_table.data)[at] = sin(angle) * m;
+    }
+}
+
+static void alloc_tables(pc_rope *out, pc_arena *a, pc_dtype t, int64_t R, int64_t D)
+{
     PC_ASSERT(D % 2 == 0 && (t == PC_F32 || t == PC_F64), "rotary tables %lld wide, of %s",
               (long long)D, pc_dtype_name(t));
     out->cos_table = pc_alloc2(a, t, R, D / 2);
     out->sin_table = pc_alloc2(a, t, R, D / 2);
-    if (a->dry) return;
+}
+
+void pc_rope_tables(pc_rope *out, pc_arena *a, pc_dtype t, const pc_rope_config *c, int64_t R,
+                    int64_t D)
+{
+    alloc_tables(out, a, t, R, D);
+    for (int64_t j = 0; j < D / 2 && !a->dry; j++) {
+        const double inv = frequency(c, j, D, 0.0);
+        for (int64_t r = 0; r < R; r++) put_angle(out, r, j, r, inv, magnitude(c));
+    }
+}
+
+void pc_rope_dynamic(pc_ctx *ctx, pc_seq *seq, const pc_rope_config *c, int64_t D)
+{
+    const int64_t N = seq->pos.dim[0];
+    const pc_tensor at = pc_alloc1(ctx->act, PC_I32, N), pos = seq->pos;
+    int32_t last = 0;
+    seq->rope = (pc_rope){0};
+    alloc_tables(&seq->rope, ctx->act, ctx->real, N, D);
+    seq->pos = at;
+    if (ctx->act->dry) return;
+    for (int64_t n = 0; n < N; n++) {
+        const int32_t p = pc_i32(pos)[n];
+        if (p > last) last = p;
+        pc_i32(at)[n] = (int32_t)n;
+    }
     for (int64_t j = 0; j < D / 2; j++) {
-        double inv = pow(c->theta, -2.0 * (double)j / (double)D);
-        if (c->scaling == PC_ROPE_LINEAR) inv /= c->factor;
-        if (c->scaling == PC_ROPE_LLAMA3) {
-            // Short waves stay, long ones stretch by `factor`, between them the two are mixed.
-            const double wave = two_pi / inv;
-            const double blend =
-                (c->original_max / wave - c->low_freq) / (c->high_freq - c->low_freq);
-            if (wave > c->original_max / c->low_freq)
-                inv /= c->factor;
-            else if (wave >= c->original_max / c->high_freq)
-                inv = (1.0 - blend) * inv / c->factor + blend * inv;
-        }
-        for (int64_t r = 0; r < R; r++) {
-            // Published models compute the angle in single precision; doing likewise keeps their numbers.
-            const double angle = t == PC_F32 ? (double)((float)r * (float)inv) : (double)r * inv;
-            if (t == PC_F32) {
-                pc_f32(out->cos_table, r)[j] = (float)cos(angle);
-                pc_f32(out->sin_table, r)[j] = (float)sin(angle);
-            } else {
-                ((double *)out->cos_table.data)[r * (D / 2) + j] = cos(angle);
-                ((double *)out->sin_table.data)[r * (D / 2) + j] = sin(angle);
-            }
-        }
+        const double inv = frequency(c, j, D, (double)last + 1.0);
+        for (int64_t n = 0; n < N; n++) put_angle(&seq->rope, n, j, pc_i32(pos)[n], inv, 1.0);
     }
 }
 

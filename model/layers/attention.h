@@ -85,13 +85,24 @@ void pc_attention_backward(pc_ctx *ctx, pc_tensor dx, pc_attention *l,
                            const pc_seq *seq, const pc_read *read);
 bool pc_attention_trains(const pc_attention *l); // some parameter of it has a gradient
 
-// Tables for positions 0 .. R-1 (spec: decoders.md 3).
-typedef enum pc_rope_scaling { PC_ROPE_NONE, PC_ROPE_LINEAR, PC_ROPE_LLAMA3 } pc_rope_scaling;
+// How frequencies are stretched for sequences longer than those of training (spec: decoders.md 3).
+typedef enum pc_rope_scaling {
+    PC_ROPE_NONE,
+    PC_ROPE_LINEAR,
+    PC_ROPE_LLAMA3,
+    PC_ROPE_YARN, // Peng 2023, arXiv 2309.00071: long waves stretched, short ones not, cos and sin made larger
+    PC_ROPE_DYNAMIC, // the base grows with the sequence, once it is longer than original_max
+} pc_rope_scaling;
 typedef struct pc_rope_config {
     double theta;
     pc_rope_scaling scaling;
     double factor, low_freq, high_freq, original_max;
+    double beta_fast,
+        beta_slow; // YaRN: turns within original_max from which a wave stays, up to which it is stretched
+    double attn_factor; // YaRN: of cos and sin; 0: 0.1 ln(factor) + 1
+    bool ramp_exact;    // YaRN: the ramp's ends are no whole frequencies (`truncate: false`)
 } pc_rope_config;
+// Tables for positions 0 .. R-1; PC_ROPE_DYNAMIC: as they are up to original_max.
 void pc_rope_tables(pc_rope *out, pc_arena *a, pc_dtype t, const pc_rope_config *c, int64_t R,
                     int64_t D);
 // Adds the tables of two axes, for rows with two positions: even frequencies turn with the column, odd ones with
@@ -103,5 +114,9 @@ void pc_rope_tables_sections(pc_rope *out, pc_arena *a, const int64_t sections[P
 // From several positions a row to tables of one row each, in ctx->act, and pos 0 .. N-1: what layers read. An
 // absent pos_y or pos_z is pos.
 void pc_rope_resolve(pc_ctx *ctx, pc_seq *seq);
+// PC_ROPE_DYNAMIC: tables of one row each for the length of this pass, its largest position + 1, in ctx->act, and pos
+// 0 .. N-1. Keys that a cache holds keep the base of their own pass, as in transformers. Positions are read by the
+// host: not for a device (pc_placement_open refuses).
+void pc_rope_dynamic(pc_ctx *ctx, pc_seq *seq, const pc_rope_config *c, int64_t D);
 
 #endif

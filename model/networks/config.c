@@ -37,7 +37,7 @@ static const char *const pools[] = {"eot", "largest", "last", NULL};
 static const char *const losses[] = {"softmax", "sigmoid", NULL};
 static const char *const recomputes[] = {"none", "block", NULL};
 static const char *const visuals[] = {"square", "tiles", "grid", "resampler", "hybrid", NULL};
-static const char *const scalings[] = {"none", "linear", "llama3", NULL};
+static const char *const scalings[] = {"none", "linear", "llama3", "yarn", "dynamic", NULL};
 
 static double vision_E(const pc_model_config *c)
 {
@@ -258,7 +258,11 @@ static const row rows[] = {
     R_(PC_MODEL_VLM, "decoder", "rope_factor", vlm.decoder.rope.factor, 1, 0, 1e6, "of the stretching")
     R_(PC_MODEL_VLM, "decoder", "rope_low_freq", vlm.decoder.rope.low_freq, 1, 0, 1e6, "llama3: waves longer than original / this are stretched in full")
     R_(PC_MODEL_VLM, "decoder", "rope_high_freq", vlm.decoder.rope.high_freq, 4, 0, 1e6, "llama3: waves shorter than original / this stay")
-    R_(PC_MODEL_VLM, "decoder", "rope_original_max", vlm.decoder.rope.original_max, 8192, 0, 1e9, "llama3: longest sequence before the stretching")
+    R_(PC_MODEL_VLM, "decoder", "rope_original_max", vlm.decoder.rope.original_max, 8192, 0, 1e9, "llama3, yarn, dynamic: longest sequence before the stretching")
+    R_(PC_MODEL_VLM, "decoder", "rope_beta_fast", vlm.decoder.rope.beta_fast, 32, 0, 1e6, "yarn: waves that turn more often within original_max stay")
+    R_(PC_MODEL_VLM, "decoder", "rope_beta_slow", vlm.decoder.rope.beta_slow, 1, 0, 1e6, "yarn: waves that turn less often are stretched in full")
+    R_(PC_MODEL_VLM, "decoder", "rope_attn_factor", vlm.decoder.rope.attn_factor, 0, 0, 1e3, "yarn: factor of cosines and sines; 0: 0.1 ln(factor) + 1")
+    B_(PC_MODEL_VLM, "decoder", "rope_ramp_exact", vlm.decoder.rope.ramp_exact, 0, "yarn: the ramp does not begin and end at whole frequencies")
     C_(PC_MODEL_VLM, "decoder", "recompute", vlm.decoder.recompute, 0, recomputes, "block: keep a block's input alone and run it again in backward")
 };
 // clang-format on

@@ -85,14 +85,26 @@ pc_status pc_decoder_validate(const pc_decoder_config *c)
         return pc_fail(PC_ERR_INPUT,
                        "decoder.rope_high_freq: %g must be above decoder.rope_low_freq, %g",
                        r->high_freq, r->low_freq);
-    if (r->scaling == PC_ROPE_LLAMA3 && !(r->original_max >= 1.0))
+    if (r->scaling == PC_ROPE_YARN && !(r->beta_fast >= r->beta_slow && r->beta_slow > 0.0))
+        return pc_fail(PC_ERR_INPUT,
+                       "decoder.rope_beta_fast: %g must not be below decoder.rope_beta_slow, %g",
+                       r->beta_fast, r->beta_slow);
+    if (r->scaling == PC_ROPE_YARN && !(r->theta > 1.0))
+        return pc_fail(PC_ERR_INPUT, "decoder.rope_theta: %g; more than 1", r->theta);
+    if (r->scaling == PC_ROPE_DYNAMIC && (pc_decoder_axes(c) || c->D < 4))
+        return pc_fail(PC_ERR_INPUT,
+                       "decoder.rope_scaling: dynamic is for one position a row and heads of at "
+                       "least 4");
+    if (r->scaling >= PC_ROPE_LLAMA3 && !(r->original_max >= 1.0))
         return pc_fail(PC_ERR_INPUT, "decoder.rope_original_max: %g; at least 1", r->original_max);
     return PC_OK;
 }
 
 void pc_decoder_tables(pc_decoder *l, pc_arena *a, pc_dtype t)
 {
-    pc_rope_tables(&l->rope, a, t, &l->config.rope, l->config.T, l->config.D);
+    // Those of a base that depends on the pass are made in it.
+    const bool dynamic = l->config.rope.scaling == PC_ROPE_DYNAMIC;
+    pc_rope_tables(&l->rope, a, t, &l->config.rope, dynamic ? 1 : l->config.T, l->config.D);
     if (l->config.rope_2d)
         pc_rope_tables_2d(&l->rope, a);
     else if (pc_decoder_axes(&l->config))
@@ -110,6 +122,8 @@ pc_tensor pc_decoder_forward(pc_ctx *ctx, pc_decoder_kept *kept, const pc_decode
     *kept = (pc_decoder_kept){.x = x, .seq = *seq};
     kept->seq.rope = l->rope;
     if (pc_decoder_axes(&l->config)) pc_rope_resolve(ctx, &kept->seq);
+    if (l->config.rope.scaling == PC_ROPE_DYNAMIC)
+        pc_rope_dynamic(ctx, &kept->seq, &l->config.rope, l->config.D);
     const size_t tap = pc_tap_push(ctx, "decoder");
     kept->hidden = pc_transformer_forward(ctx, &kept->blocks, &l->blocks, x, &kept->seq, NULL, kv,
                                           l->config.L);

@@ -58,6 +58,11 @@ static size_t table_bytes(pc_model *m)
 
 static pc_status check(const pc_model *m, const pc_memory *memory)
 {
+    if (m->config.kind == PC_MODEL_VLM && m->config.vlm.decoder.rope.scaling == PC_ROPE_DYNAMIC)
+        return pc_fail(PC_ERR_INPUT,
+                       "%s does not make rotary tables by the length of a pass "
+                       "(decoder.rope_scaling: dynamic): use device: cpu",
+                       memory->name);
     for (int i = 0; i < m->params.count; i++) {
         const pc_param *q = &m->params.list[i];
         if (!pc_present(q->weight->w) && !(q->linear && q->linear->pieces))

@@ -50,6 +50,19 @@ logits "$tmp/back.h5" tests/goldens/llava "$tmp/b"
 cmp "$tmp/a" "$tmp/b" || fail "llava: other logits from GGUF's checkpoint"
 echo "there and back: llava, clip, siglip"
 
+# Stretched rotary positions: yarn has keys in GGUF, a base that depends on the sequence has none.
+convert export tests/goldens/yarn --format gguf --dtype F32 --out "$tmp/yarn-gguf"
+convert export "$tmp/yarn-gguf/yarn-F32.gguf" --format hf --out "$tmp/yarn"
+convert import tests/goldens/dynamic_ntk --out "$tmp/dynamic.h5"
+convert export "$tmp/dynamic.h5" --format hf --out "$tmp/dynamic"
+for name in yarn dynamic_ntk; do
+    logits "tests/goldens/$name" "tests/goldens/$name" "$tmp/a"
+    logits "$tmp/${name%_ntk}" "tests/goldens/$name" "$tmp/b"
+    cmp "$tmp/a" "$tmp/b" || fail "$name: other logits"
+done
+refuse 1 "dynamic" export tests/goldens/dynamic_ntk --format gguf --out "$tmp/x"
+echo "there and back: yarn, dynamic"
+
 if [ -d "$shared/goldens/llava_tiny/lora" ]; then
     base=$shared/goldens/llava_tiny adapter=$shared/goldens/llava_tiny/lora/adapter_final
     convert merge "$base" --adapter "$adapter" --out "$tmp/merged.h5"

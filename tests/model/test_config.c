@@ -87,7 +87,8 @@ static void test_errors(void)
     refused("{\"kind\":\"vlm\",\"decoder\":{\"V\":9,\"tied\":1}}",
             "decoder.tied: 1; expected true or false");
     refused("{\"kind\":\"vlm\",\"decoder\":{\"V\":9,\"rope_scaling\":\"lama3\"}}",
-            "decoder.rope_scaling: \"lama3\"; expected one of none, linear, llama3 (did you mean "
+            "decoder.rope_scaling: \"lama3\"; expected one of none, linear, llama3, yarn, dynamic "
+            "(did you mean "
             "llama3?)");
     refused("{\"kind\":\"vlm\",\"decoder\":{\"V\":9,\"H\":8,\"G\":3}}",
             "decoder.G: 3 key heads do not divide decoder.H, 8");
@@ -264,6 +265,11 @@ int main(void)
     test_errors();
     round_trip("{\"kind\":\"vlm\"," SMALL_VLM "}");
     round_trip("{\"kind\":\"vlm\",\"decoder\":{\"V\":20,\"rope_scaling\":\"llama3\"}}");
+    round_trip(
+        "{\"kind\":\"vlm\",\"decoder\":{\"V\":20,\"rope_scaling\":\"yarn\",\"rope_factor\":4,"
+        "\"rope_attn_factor\":1.5,\"rope_beta_fast\":16,\"rope_ramp_exact\":true}}");
+    round_trip(
+        "{\"kind\":\"vlm\",\"decoder\":{\"V\":20,\"rope_scaling\":\"dynamic\",\"rope_factor\":2}}");
     round_trip("{\"kind\":\"clip\",\"text\":{\"V\":30,\"eot_id\":2}}");
     round_trip(
         "{\"kind\":\"clip\",\"loss\":\"sigmoid\",\"vision\":{\"stem\":\"conv\",\"eps\":1e-7},"

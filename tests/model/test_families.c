@@ -386,9 +386,38 @@ static void decoders(void)
     CHECK(d->qkv_bias && d->tied && d->window == 0 && d->D == 64 && covers(f, &a, 0));
     CHECK(!parse(&f, &a, "{\"model_type\": \"llama\", \"head_dim\": 96}") && d->D == 96 &&
           covers(f, &a, 0));
-    CHECK(refuses(
-        "{\"model_type\": \"llama\", \"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}}",
-        "yarn"));
+    // YaRN: the length of training is the model's own unless it stands there, and sequences may be longer.
+    CHECK(!parse(&f, &a,
+                 "{\"model_type\": \"qwen2\", \"max_position_embeddings\": 1000, "
+                 "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4}}"));
+    CHECK(d->rope.scaling == PC_ROPE_YARN && d->rope.original_max == 1000.0 && d->T == 4000 &&
+          d->rope.beta_fast == 32.0 && d->rope.beta_slow == 1.0 && d->rope.attn_factor == 0.0 &&
+          !d->rope.ramp_exact);
+    CHECK(!parse(
+        &f, &a,
+        "{\"model_type\": \"llama\", \"max_position_embeddings\": 8000, "
+        "\"rope_parameters\": {\"rope_type\": \"yarn\", \"rope_theta\": 100.0, \"factor\": null, "
+        "\"original_max_position_embeddings\": 500, \"beta_fast\": 16, \"mscale\": 2.0, "
+        "\"mscale_all_dim\": 0.5, \"truncate\": false}}"));
+    CHECK(d->rope.factor == 16.0 && d->T == 8000 && d->rope.beta_fast == 16.0 &&
+          d->rope.ramp_exact &&
+          fabs(d->rope.attn_factor - (0.2 * log(16.0) + 1.0) / (0.05 * log(16.0) + 1.0)) < 1e-15);
+    CHECK(!parse(&f, &a,
+                 "{\"model_type\": \"llama\", \"max_position_embeddings\": 2048, "
+                 "\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2.0}}"));
+    CHECK(d->rope.scaling == PC_ROPE_DYNAMIC && d->rope.original_max == 2048.0 && d->T == 4096);
+    CHECK(refuses("{\"model_type\": \"llama\", \"rope_scaling\": {\"rope_type\": \"longrope\", "
+                  "\"factor\": 4}}",
+                  "longrope"));
+    CHECK(refuses("{\"model_type\": \"llama\", \"rope_scaling\": {\"rope_type\": \"yarn\", "
+                  "\"factor\": 1e30}}",
+                  "rotary scaling"));
+    CHECK(refuses("{\"model_type\": \"llama\", \"rope_scaling\": {\"rope_type\": \"yarn\", "
+                  "\"factor\": 4, \"beta_fast\": 0.5}}",
+                  "beta_fast"));
+    CHECK(refuses("{\"model_type\": \"llama\", \"rope_scaling\": {\"rope_type\": \"yarn\", "
+                  "\"factor\": 4, \"original_max_position_embeddings\": 0}}",
+                  "original_max_position_embeddings"));
     // A window from some block on, from none on, in all blocks.
     CHECK(
         refuses("{\"model_type\": \"qwen2\", \"sliding_window\": 8, \"use_sliding_window\": true, "

@@ -47,7 +47,66 @@ static void test_tables(void)
         const double got = inv / asin(at(r.sin_table, 1, known[i].j));
         CHECK(fabs(got / known[i].divisor - 1.0) < 1e-9); // the figures have ten digits
     }
+
+    // And of YaRN's, whose cosines and sines are 0.1 ln 4 + 1 times as large.
+    static const struct {
+        int64_t j;
+        double kept;
+    } ramp[] = {{0, 1.0},          {23, 1.0},  {24, 0.955882353}, {30, 0.691176471},
+                {39, 0.294117647}, {40, 0.25}, {63, 0.25}};
+    pc_rope_config yarn = {.theta = 1e6,
+                           .scaling = PC_ROPE_YARN,
+                           .factor = 4.0,
+                           .original_max = 32768.0,
+                           .beta_fast = 32.0,
+                           .beta_slow = 1.0};
+    pc_rope_tables(&r, &a, PC_F64, &yarn, 2, 128);
+    for (size_t i = 0; i < sizeof ramp / sizeof *ramp; i++) {
+        const double c = at(r.cos_table, 1, ramp[i].j), s = at(r.sin_table, 1, ramp[i].j);
+        const double inv = pow(1e6, -2.0 * (double)ramp[i].j / 128.0);
+        CHECK(fabs(atan2(s, c) / inv - ramp[i].kept) < 1e-9);
+        CHECK(fabs(hypot(s, c) - 1.138629436) < 1e-9);
+    }
+    yarn.attn_factor = 0.5;
+    yarn.ramp_exact = true; // from 23.6 to 39.7
+    pc_rope_tables(&r, &a, PC_F64, &yarn, 2, 128);
+    CHECK(fabs(hypot(at(r.sin_table, 1, 7), at(r.cos_table, 1, 7)) - 0.5) < 1e-12);
+    const double low = 128.0 * log(32768.0 / (64.0 * acos(-1.0))) / (2.0 * log(1e6));
+    const double high = 128.0 * log(32768.0 / (2.0 * acos(-1.0))) / (2.0 * log(1e6));
+    const double part = (30.0 - low) / (high - low);
+    CHECK(fabs(atan2(at(r.sin_table, 1, 30), at(r.cos_table, 1, 30)) / pow(1e6, -60.0 / 128.0) -
+               (0.25 * part + 1.0 - part)) < 1e-12);
     pc_arena_close(&a);
+}
+
+/* The base of a pass grows with its largest position once that is beyond the length of training. */
+static void test_dynamic(void)
+{
+    enum { N = 4, D = 8 };
+    static const int32_t inside[N] = {0, 7, 3, 2}, beyond[N] = {0, 24, 3, 9};
+    pc_arena act;
+    const pc_rope_config c = {.theta = 1e3,
+                              .scaling = PC_ROPE_DYNAMIC,
+                              .factor = 3.0,
+                              .original_max = 8.0};
+    CHECK(!pc_arena_open(&act, "act", 1 << 16));
+    pc_ctx ctx = {.ops = pc_cpu_ops(PC_ISA_REF, PC_F64), .real = PC_F64, .act = &act};
+    for (int far = 0; far < 2; far++) {
+        const int32_t *pos = far ? beyond : inside;
+        const double n = 25.0, theta = far ? 1e3 * pow(3.0 * n / 8.0 - 2.0, 8.0 / 6.0) : 1e3;
+        pc_seq seq = {.pos = pc_view1((void *)(uintptr_t)pos, PC_I32, N)};
+        pc_rope_dynamic(&ctx, &seq, &c, D);
+        CHECK(seq.rope.cos_table.dim[0] == N && seq.rope.cos_table.dim[1] == D / 2);
+        for (int64_t i = 0; i < N; i++) {
+            CHECK(pc_i32(seq.pos)[i] == i);
+            for (int64_t j = 0; j < D / 2; j++) {
+                const double angle = pos[i] * pow(theta, -2.0 * (double)j / (double)D);
+                CHECK(fabs(at(seq.rope.cos_table, i, j) - cos(angle)) < 1e-13);
+                CHECK(fabs(at(seq.rope.sin_table, i, j) - sin(angle)) < 1e-13);
+            }
+        }
+    }
+    pc_arena_close(&act);
 }
 
 /* Even frequencies by the first position, odd ones by the second; equal positions change nothing. */
@@ -90,6 +149,7 @@ static void test_two_positions(void)
 int main(void)
 {
     test_tables();
+    test_dynamic();
     test_two_positions();
     return check_report("rotary positions");
 }
