@@ -169,6 +169,7 @@ pc_status convert_gguf(pc_supply *o, const convert_request *r, const pc_card *ca
     const pc_model_config *c = &o->shape.config;
     const bool decodes = c->kind == PC_MODEL_VLM, sees = !decodes || c->vlm.vision.L > 0;
     const pc_verify_mode verify = convert_verify_mode(r->verify);
+    const bool made = !pc_is_dir(r->out); // and is not left behind empty
     pc_gguf_store store;
     pc_verify_report report = {0};
     pc_status st = pc_gguf_store_named(&store, strcmp(r->dtype, "source") ? r->dtype : "F16");
@@ -188,6 +189,7 @@ pc_status convert_gguf(pc_supply *o, const convert_request *r, const pc_card *ca
     if (st) {
         if (decodes) unlink(text);
         if (sees) unlink(eyes);
+        if (made) rmdir(r->out);
     } else {
         convert_done(decodes ? text : eyes, &report);
         if (decodes && sees) printf("%s: its eyes\n", eyes);
