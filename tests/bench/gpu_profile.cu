@@ -10,6 +10,7 @@ extern "C" {
 #include <algorithm>
 #include <map>
 #include <stdio.h>
+#include <string.h>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,7 @@ struct call {
 };
 
 static bool on_device, recording, inside;
+static int watching; // operations that may still be named
 static std::vector<call> calls;
 static std::vector<cudaEvent_t> events; // two a call
 static std::vector<std::string> shapes;
@@ -59,6 +61,58 @@ struct look {
     template <class T> void at(const T &) {}
 };
 
+// ---- numbers that are not finite -----------------------------------------------------------------
+
+// Its rows on the host, whichever memory they are in.
+static std::vector<unsigned char> rows_of(const pc_tensor &x, int64_t rows, int64_t row)
+{
+    const size_t size = pc_dtype_size(x.dtype), width = (size_t)row * size;
+    std::vector<unsigned char> host(width * (size_t)rows);
+    if (on_device) {
+        stop_on(cudaStreamSynchronize(pc_cuda_stream));
+        stop_on(cudaMemcpy2D(host.data(), width, x.data, (size_t)x.stride * size, width, (size_t)rows, cudaMemcpyDefault));
+    } else {
+        for (int64_t r = 0; r < rows; r++)
+            memcpy(host.data() + (size_t)r * width, (const char *)x.data + (size_t)(r * x.stride) * size, width);
+    }
+    return host;
+}
+
+static bool finite_at(const unsigned char *p, pc_dtype t)
+{
+    uint64_t bits = 0;
+    memcpy(&bits, p, pc_dtype_size(t));
+    if (t == PC_BF16) return (bits & 0x7f80) != 0x7f80;
+    if (t == PC_F32) return (bits & 0x7f800000) != 0x7f800000;
+    return (bits & 0x7ff0000000000000) != 0x7ff0000000000000;
+}
+
+struct watch {
+    int id, argument = 0;
+    bool named = false;
+    void at(const pc_tensor &x)
+    {
+        argument++;
+        if (!x.data || named || (x.dtype != PC_BF16 && x.dtype != PC_F32 && x.dtype != PC_F64)) return;
+        const int64_t row = x.rank < 2 ? pc_numel(x) : pc_row_len(x), rows = row ? pc_numel(x) / row : 0;
+        if (rows == 0) return;
+        const std::vector<unsigned char> host = rows_of(x, rows, row);
+        const size_t size = pc_dtype_size(x.dtype);
+        int64_t bad = 0, first = -1;
+        for (int64_t i = 0; i < rows * row; i++)
+            if (!finite_at(host.data() + (size_t)i * size, x.dtype)) {
+                if (bad++ == 0) first = i;
+            }
+        if (!bad) return;
+        named = true;
+        char shape[64];
+        fprintf(stderr, "%s: tensor %d, %s %s: %lld of %lld not finite, first at row %lld column %lld\n", names[id], argument,
+                pc_dtype_name(x.dtype), pc_shape_text(x, shape, sizeof shape), (long long)bad, (long long)(rows * row),
+                (long long)(first / row), (long long)(first % row));
+    }
+    template <class T> void at(const T &) {}
+};
+
 static void mark(call &c, bool end)
 {
     if (on_device) {
@@ -80,8 +134,17 @@ template <int id, class... A> struct timed<id, void (*)(pc_ctx *, A...)> {
     static inline void (*count)(pc_ctx *, A...);
     static void run(pc_ctx *ctx, A... a)
     {
-        if (!recording || inside) { // one operation made of others is one
+        if ((!recording && !watching) || inside) { // one operation made of others is one
             real(ctx, a...);
+            return;
+        }
+        if (watching) {
+            inside = true;
+            real(ctx, a...);
+            inside = false;
+            watch w{id};
+            (w.at(a), ...);
+            watching -= w.named;
             return;
         }
         look l;
@@ -131,6 +194,11 @@ extern "C" void profile_wrap(pc_ctx *ctx, bool device)
     }
     ctx->ops = &ops;
     ctx->grad_ops = &grad_ops;
+}
+
+extern "C" void profile_watch(int most)
+{
+    watching = most;
 }
 
 extern "C" void profile_start(void)

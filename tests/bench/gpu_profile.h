@@ -13,6 +13,9 @@
 // The tables of a context, wrapped; once a process. Nothing is recorded before profile_start.
 void profile_wrap(pc_ctx *ctx, bool device);
 void profile_start(void);
+// Instead of measuring: after each operation every number of its tensors is looked at, and the first `most` operations
+// that leave or are given one that is not finite are named on standard error, with where it stands.
+void profile_watch(int most);
 // The device has been waited for. `steps` and their seconds: what was run since profile_start. Prints tables by operation
 // and by shape (the `shapes` largest), a step each. `learned`: share of rows whose label is looked at.
 void profile_print(int64_t steps, double seconds, int shapes, double learned);

@@ -26,7 +26,7 @@
 typedef struct options {
     const char *row, *path, *device, *precision, *moments, *grads;
     int64_t steps, warmup, shrink, narrow, batch, shapes;
-    bool json, profile, upload, recompute, ceiling, master;
+    bool json, profile, watch, upload, recompute, ceiling, master;
 } options;
 
 typedef struct bench {
@@ -460,12 +460,17 @@ static result measure(bench *b, size_t before)
     return r;
 }
 
-static void profile(bench *b)
+static void wrap(bench *b)
 {
     const bool device = b->backend.memory != NULL;
     profile_wrap(&b->engine.replicas[0].ctx, device);
     profile_wrap(&b->engine.whole_ctx, device);
     for (int i = 0; i < b->optimizer.threads; i++) profile_wrap(&b->optimizer.ctx[i], device);
+}
+
+static void profile(bench *b)
+{
+    wrap(b);
     profile_start();
     run_steps(b, 1); // makes the events
     profile_start();
@@ -603,6 +608,8 @@ int main(int argc, char **argv)
         {"recompute", PC_CLI_BOOL, &o.recompute, NULL, "keep blocks' inputs alone", 0, 0, NULL},
         {"upload", PC_CLI_BOOL, &o.upload, NULL, "pixels come from the host", 0, 0, NULL},
         {"profile", PC_CLI_BOOL, &o.profile, NULL, "time by operation as well", 0, 0, NULL},
+        {"watch", PC_CLI_BOOL, &o.watch, NULL, "first two steps in which every number is looked at",
+         0, 0, NULL},
         {"shapes", PC_CLI_INT, &o.shapes, "N", "shapes that a profile lists", 0, 1e4, NULL},
         {"ceiling", PC_CLI_BOOL, &o.ceiling, NULL, "the device's rates alone", 0, 0, NULL},
         {"json", PC_CLI_BOOL, &o.json, NULL, "print one JSON object", 0, 0, NULL},
@@ -638,6 +645,12 @@ int main(int argc, char **argv)
         must(pc_fail(PC_ERR_INPUT, "no row '%s' in '%s' %s", o.row ? o.row : "", o.path,
                      error.text));
     open_bench(&b, file, &before);
+    if (o.watch) {
+        wrap(&b);
+        profile_watch(12);
+        run_steps(&b, 2);
+        profile_watch(0);
+    }
     const result r = measure(&b, before);
     print(&b, &r);
     if (o.profile) profile(&b);
