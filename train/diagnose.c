@@ -60,6 +60,40 @@ static pc_status found(const run *u, const pc_batch *b, int64_t micro, const cha
         (long long)b->step + 1, kind, name, samples, (long long)b->step);
 }
 
+static void pass(pc_ctx *ctx, pc_model *m, const pc_micro_batch *micro, double coef)
+{
+    pc_clip_kept kept;
+    if (m->config.kind == PC_MODEL_CLIP)
+        contrastive_forward(ctx, &m->clip, &kept, micro);
+    else
+        instruction_micro(ctx, &m->vlm, &micro->vlm, coef);
+}
+
+// Taps keep every row of the last block, which a step leaves out where nobody reads them: the pass may need more
+// than was planned. Nothing of the run comes after it, so the arenas are opened anew where they are too small.
+static pc_status make_room(replica *r, const pc_micro_batch *micro)
+{
+    pc_arena act, scratch;
+    pc_ctx dry = r->ctx;
+    pc_arena *const real[2] = {&r->act, &r->scratch}, *const need[2] = {&act, &scratch};
+    pc_arena_open_dry_in(&act, r->act.name, r->act.memory);
+    pc_arena_open_dry_in(&scratch, r->scratch.name, r->scratch.memory);
+    dry.ops = pc_dry_ops();
+    dry.grad_ops = pc_dry_grad_ops();
+    dry.act = &act;
+    dry.scratch = &scratch;
+    pass(&dry, r->model, micro, 1.0);
+    pc_status st = PC_OK;
+    for (int i = 0; i < 2 && !st; i++) {
+        if (real[i]->size >= need[i]->peak && real[i]->shared_size >= need[i]->shared_peak)
+            continue;
+        pc_arena_close(real[i]);
+        st = pc_arena_open_in(real[i], need[i]->name, need[i]->memory, need[i]->peak,
+                              need[i]->memory ? need[i]->shared_peak : 0);
+    }
+    return st;
+}
+
 pc_status diagnose_step(run *u, const pc_batch *b, double loss, double norm)
 {
     pc_params *params = &u->model->params;
@@ -82,17 +116,20 @@ pc_status diagnose_step(run *u, const pc_batch *b, double loss, double norm)
         const pc_micro_batch *micro = &b->micro[m];
         char name[160] = "";
         pc_taps taps = {0};
-        pc_arena_release(&r->act, 0);
-        pc_arena_release(&r->scratch, 0);
         engine_dropout(&u->engine, &r->ctx, b->step, m);
         r->ctx.taps = &taps;
-        if (clip) {
-            pc_clip_kept kept;
-            contrastive_forward(&r->ctx, &r->model->clip, &kept, micro);
-        } else {
-            engine_zero(r);
-            instruction_micro(&r->ctx, &r->model->vlm, &micro->vlm, 1.0 / (double)b->supervised);
+        if ((st = make_room(r, micro))) {
+            r->ctx.taps = NULL;
+            pc_taps_close(&taps);
+            return pc_context(st,
+                              "step %lld is not finite (loss %g, gradient norm %g), and looking "
+                              "for where",
+                              (long long)b->step + 1, loss, norm);
         }
+        pc_arena_release(&r->act, 0);
+        pc_arena_release(&r->scratch, 0);
+        if (!clip) engine_zero(r);
+        pass(&r->ctx, r->model, micro, 1.0 / (double)b->supervised);
         r->ctx.taps = NULL;
         const char *tap = first_activation(&taps);
         if (tap) snprintf(name, sizeof name, "%s", tap);

@@ -31,9 +31,13 @@ static pc_tensor filled(pc_arena *a, int64_t n, int32_t value)
 }
 
 // S sequences of equal length over N rows, each row seeing its sequence up to itself.
-static void even_mask(pc_mask *mask, pc_arena *a, int64_t N, int64_t S)
+static void even_mask(pc_mask *mask, pc_arena *a, int64_t N, int64_t S, bool prefix)
 {
     mask->S = S;
+    if (prefix) { // as branches behind one image have
+        mask->plo = filled(a, N, 0);
+        mask->phi = filled(a, N, 0);
+    }
     mask->q_off = mask->k_off = filled(a, S + 1, 0);
     mask->lo = filled(a, N, 0);
     mask->hi = filled(a, N, 0);
@@ -91,7 +95,7 @@ static pc_status open_stand_in(stand_in *s, const pc_model *m, const plan_batch 
     const int64_t N = b->rows, S = b->samples;
     const bool vlm = m->config.kind == PC_MODEL_VLM;
     const int64_t features = vlm ? feature_rows(&m->config.vlm, b) : 0;
-    const int64_t numbers = 9 * N + features + 4 * (S + 1);
+    const int64_t numbers = 11 * N + features + 4 * (S + 1);
     pc_status st = pc_arena_open(&s->ids, "plan", (size_t)numbers * 4 + 64 * PC_ALIGN);
     if (st) return st;
     s->micro.samples = S;
@@ -101,7 +105,7 @@ static pc_status open_stand_in(stand_in *s, const pc_model *m, const plan_batch 
         t->ids = filled(&s->ids, N, 0);
         t->pos = filled(&s->ids, N, 0);
         t->pooled = filled(&s->ids, S, 0);
-        even_mask(&t->mask, &s->ids, N, S);
+        even_mask(&t->mask, &s->ids, N, S, false);
         return PC_OK;
     }
     pc_vlm_batch *v = &s->micro.vlm;
@@ -120,7 +124,7 @@ static pc_status open_stand_in(stand_in *s, const pc_model *m, const plan_batch 
         pc_i32(v->image_rows)[i] = (int32_t)i;
         pc_i32(v->ids)[i] = -1;
     }
-    even_mask(&v->mask, &s->ids, N, S);
+    even_mask(&v->mask, &s->ids, N, S, true);
     return PC_OK;
 }
 

@@ -3,6 +3,7 @@
  */
 #include "model/layers/taps.h"
 
+#include "model/core/quant.h"
 #include "model/layers/place.h"
 
 #include <stdarg.h>
@@ -48,7 +49,8 @@ void pc_tap_add(pc_ctx *ctx, pc_tensor x, const char *fmt, ...)
     const size_t unit = pc_dtype_size(x.dtype), row = (size_t)pc_row_len(x) * unit;
     pc_tensor copy = x;
     copy.stride = pc_row_len(x);
-    copy.data = grow(t) ? malloc((size_t)pc_numel(x) * unit + 1) : NULL;
+    const int64_t count = pc_numel(x);
+    copy.data = grow(t) ? malloc((size_t)count * (unit < 4 ? 4 : unit) + 1) : NULL;
     if (!copy.data) {
         t->status = pc_fail(PC_ERR_MEMORY, "activation %d, '%s...'", t->count + 1, t->prefix);
         return;
@@ -63,6 +65,16 @@ void pc_tap_add(pc_ctx *ctx, pc_tensor x, const char *fmt, ...)
             memcpy(to, from, row);
     }
     pc_wait(ctx);
+    if (x.dtype == PC_BF16) { // widened where it lies, from the end
+        copy.dtype = PC_F32;
+        unsigned char *bytes = copy.data;
+        for (int64_t i = count - 1; i >= 0; i--) {
+            uint16_t half;
+            memcpy(&half, bytes + 2 * i, sizeof half);
+            const float wide = pc_bf16_to_f32(half);
+            memcpy(bytes + 4 * i, &wide, sizeof wide);
+        }
+    }
 
     pc_tap *tap = &t->list[t->count++];
     tap->value = copy;

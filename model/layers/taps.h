@@ -22,7 +22,7 @@ typedef struct pc_taps {
     pc_status status; // PC_ERR_MEMORY when a copy found no room: what came later is missing
 } pc_taps;
 
-// Copies x under prefix + name, when ctx->taps is set. Nothing happens on dry operations.
+// Copies x under prefix + name, bf16 widened, when ctx->taps is set. Nothing happens on dry operations.
 void pc_tap_add(pc_ctx *ctx, pc_tensor x, const char *fmt, ...) PC_PRINTF(3, 4);
 size_t pc_tap_push(pc_ctx *ctx, const char *fmt, ...) PC_PRINTF(2, 3); // prefix, as pc_params_push
 void pc_tap_pop(pc_ctx *ctx, size_t length);
