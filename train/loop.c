@@ -123,12 +123,12 @@ static bool due(int64_t step, int64_t every)
     return every > 0 && step % every == 0;
 }
 
-// Whether more than a line of numbers follows the present step.
-static bool much_follows(const run *u)
+// Whether more than a line of numbers follows a step.
+static bool much_follows(const run *u, int64_t step)
 {
     const recipe *r = u->recipe;
-    return u->state.step == u->steps || due(u->state.step, r->checkpoint.every) ||
-           (u->val_loader && due(u->state.step, r->eval.every));
+    return step == u->steps || due(step, r->checkpoint.every) ||
+           (u->val_loader && due(step, r->eval.every));
 }
 
 // What follows an update: a function of the step alone.
@@ -177,6 +177,12 @@ static pc_status settle(trainer *t, step_metrics *m, int64_t back)
     return PC_OK;
 }
 
+static pc_status settle_open(trainer *t)
+{
+    t->open = false;
+    return settle(t, &t->step, 0);
+}
+
 /*
  * A device is told the next step before the present one is looked at, so that it never waits for the host: what a step
  * left is read a step late, unless more than numbers is to follow it. The update has looked for itself: see optimizer.h.
@@ -189,15 +195,16 @@ static pc_status train(trainer *t)
     pc_progress_resume(&t->bar, u->state.step);
     t->since = pc_seconds();
     while (!st && u->state.step < u->steps && !stop_asked) {
+        const bool late = u->backend.memory && !much_follows(u, u->state.step + 1);
+        if (t->open && !late && (st = settle_open(t)))
+            break; // so that each step is given its own time
         step_metrics before = t->step;
         const bool open = t->open;
         if ((st = launch_step(t))) break;
         if (open && (st = settle(t, &before, 1))) break;
-        if (u->backend.memory && !much_follows(u)) continue;
-        t->open = false;
-        st = settle(t, &t->step, 0);
+        if (!late) st = settle_open(t);
     }
-    if (!st && t->open) st = settle(t, &t->step, 0);
+    if (!st && t->open) st = settle_open(t);
     pc_progress_close(&t->bar);
     return st;
 }

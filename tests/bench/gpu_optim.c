@@ -220,8 +220,11 @@ int main(int argc, char **argv)
     muon(&b, "7B's mlp", 4096, 11008, 1, PC_BF16);
     muon(&b, "7B's attention", 4096, 4096, 1, PC_F32);
     muon(&b, "ViT-B", 768, 768, 24, PC_BF16);
-    muon(&b, "the quickstart's", 96, 96, 16, PC_F32);
-    muon(&b, "the quickstart's", 256, 96, 8, PC_F32);
+    // The quickstart's tune stage, all of it: the decoder's attention and mlp, the tower's, the projector.
+    static const int64_t quickstart[][3] = {{96, 96, 16}, {256, 96, 8}, {96, 256, 4}, {64, 64, 12},
+                                            {192, 64, 3}, {64, 192, 3}, {96, 64, 1}};
+    for (int i = 0; i < 7; i++)
+        muon(&b, "the quickstart's", quickstart[i][0], quickstart[i][1], quickstart[i][2], PC_F32);
     pc_arena_close(&b.scratch);
     return 0;
 }

@@ -212,11 +212,13 @@ static void pieces(const kind *k, bool random)
         for (int i = 0; i < (k->master ? 4 : 3); i++) {
             const double off = distance(&a, all[i].x, &b, all[i].y, all[i].t, n, &share);
             // A number on the edge between two of bf16 may fall to either side: few do.
+            // The second step starts from moments of which one may have done so.
             worst = fmax(worst, all[i].t == PC_F32 ? off : 0.0);
             most = fmax(most, all[i].t == PC_F32 ? 0.0 : share);
         }
     }
-    expect(worst < 3e-7 && most < 1e-3, "adamw_list", kind_name(k, random), fmax(worst, most));
+    expect(worst < (k->moment == PC_F32 ? 3e-7 : 1e-5), "adamw_list", kind_name(k, random), worst);
+    expect(most < 1e-3, "numbers rounded to the other side", kind_name(k, random), most);
 
     // What comes after a loss that is no number changes nothing.
     const double bad = NAN;
@@ -320,7 +322,8 @@ static void matrices(int64_t R, int64_t C, pc_dtype real, const kind *k, bool ra
     snprintf(how, sizeof how, "%lld x %lld in %s, %s", (long long)R, (long long)C,
              pc_dtype_name(real), kind_name(k, random));
     // In bf16 the quintic, which is steep near 0, spreads what rounding does to small singular values.
-    expect(turned < (real == PC_F32 ? 2e-5 : 1e-1), "orthogonal", how, turned);
+    expect(turned < (real == PC_F32 ? 2e-5 : 4e-2), "orthogonal", how,
+           turned); // seen 1.4e-6, 2.4e-2
     expect(m < (k->moment == PC_F32 ? 1e-6 : 2e-4), "muon's momentum", how, m);
     expect(w < (real == PC_F32 && k->w == PC_F32 ? 1e-6 : 5e-3), "muon's weights", how, w);
     pc_arena_close(&a.arena);
@@ -334,6 +337,9 @@ static const int64_t dims[LISTED][2] = {{37, 96},  {96, 37},  {64, 64}, {64, 64}
                                         {160, 64}, {700, 48}, {1, 1}};
 static const int64_t fused[3] = {64, 64, 32};
 
+// How a model is kept: in f32; in bf16 with f32 originals and moments; in bf16 alone.
+typedef enum keeping { WIDE, MASTERS, NARROW } keeping;
+
 typedef struct model {
     pc_weight w[LISTED];
     pc_params params;
@@ -342,8 +348,31 @@ typedef struct model {
     const pc_backend *backend;
 } model;
 
-static void open_model(model *m, const pc_backend *b, bool with_muon)
+// From f32 on the host into a tensor of either type; f32 originals of bf16 begin as what bf16 holds.
+static void put(const model *m, pc_tensor to, const float *from)
 {
+    const int64_t n = pc_numel(to);
+    const bool narrow = m->w[0].w.dtype == PC_BF16;
+    unsigned char *space = calloc((size_t)n, 4);
+    if (!space) exit(1);
+    for (int64_t k = 0; k < n; k++) {
+        const uint16_t half = pc_f32_to_bf16(from[k]);
+        if (to.dtype == PC_BF16)
+            ((uint16_t *)space)[k] = half;
+        else
+            ((float *)space)[k] = narrow && to.rank >= 2 ? pc_bf16_to_f32(half) : from[k];
+    }
+    const size_t bytes = (size_t)n * pc_dtype_size(to.dtype);
+    if (m->backend->memory)
+        m->backend->memory->copy(to.data, space, bytes), m->backend->memory->wait();
+    else
+        memcpy(to.data, space, bytes);
+    free(space);
+}
+
+static void open_model(model *m, const pc_backend *b, bool with_muon, keeping how)
+{
+    const pc_dtype real = how == WIDE ? PC_F32 : PC_BF16;
     *m = (model){.backend = b};
     pc_arena host;
     for (int i = 0; i < LISTED; i++) {
@@ -361,25 +390,26 @@ static void open_model(model *m, const pc_backend *b, bool with_muon)
     pc_params_init(&m->params, 3);
     must(pc_arena_open_in(&m->weights, "w", b->memory, bytes, 0));
     must(pc_arena_open_in(&m->grads, "g", b->memory, bytes, 0));
-    const unsigned char *from = host.base;
-    pc_params_bind_weights(&m->params, &m->weights, PC_F32);
-    pc_params_bind_grads(&m->params, &m->grads, PC_F32);
-    for (int i = 0; i < LISTED; i++) {
-        const size_t n = (size_t)pc_numel(m->w[i].w) * 4;
-        if (b->memory)
-            b->memory->copy(m->w[i].w.data, from, n), b->memory->wait();
-        else
-            memcpy(m->w[i].w.data, from, n);
-        from += (n + PC_ALIGN - 1) / PC_ALIGN * PC_ALIGN;
-    }
+    const float *from[LISTED];
+    for (int i = 0; i < LISTED; i++) from[i] = m->w[i].w.data;
+    pc_params_bind_weights(&m->params, &m->weights, real);
+    pc_params_bind_grads(&m->params, &m->grads, real);
+    for (int i = 0; i < LISTED; i++) put(m, m->w[i].w, from[i]);
     const optimizer_config c = {.beta1 = 0.9,
                                 .beta2 = 0.95,
                                 .eps = 1e-8,
                                 .weight_decay = 0.05,
                                 .clip = 1.0,
                                 .muon = with_muon,
+                                .stochastic = how == NARROW,
+                                .seed = 4,
+                                .real = real,
+                                .moments = how == NARROW ? PC_BF16 : PC_F32,
+                                .master = how == MASTERS,
                                 .backend = b};
     must(optimizer_open(&m->opt, &m->params, &c, NULL));
+    for (int i = 0; i < LISTED && how == MASTERS && !b->memory; i++)
+        if (pc_present(m->params.list[i].master)) put(m, m->params.list[i].master, from[i]);
     pc_arena_close(&host);
 }
 
@@ -394,48 +424,56 @@ static void draw_grads(model *m, int step, float bad)
         if (!g) exit(1);
         for (int64_t k = 0; k < n; k++) g[k] = (float)pc_rng_normal(&key, (uint64_t)k);
         if (i == 5) g[n - 1] += bad;
-        if (m->backend->memory)
-            m->backend->memory->copy(m->w[i].g.data, g, (size_t)n * 4), m->backend->memory->wait();
-        else
-            memcpy(m->w[i].g.data, g, (size_t)n * 4);
+        put(m, m->w[i].g, g);
         free(g);
     }
 }
 
-static void weights_of(const model *m, int i, float *to)
+// What changes, as numbers.
+static void weights_of(const model *m, int i, double *to)
 {
-    const size_t n = (size_t)pc_numel(m->w[i].w) * 4;
+    const pc_param *p = &m->params.list[i];
+    const pc_tensor x = pc_present(p->master) ? p->master : p->weight->w;
+    const size_t n = (size_t)pc_numel(x), bytes = n * pc_dtype_size(x.dtype);
+    unsigned char *space = malloc(bytes);
+    if (!space) exit(1);
     if (m->backend->memory)
-        m->backend->memory->copy(to, m->w[i].w.data, n), m->backend->memory->wait();
+        m->backend->memory->copy(space, x.data, bytes), m->backend->memory->wait();
     else
-        memcpy(to, m->w[i].w.data, n);
+        memcpy(space, x.data, bytes);
+    for (size_t k = 0; k < n; k++) to[k] = number(space, x.dtype, (int64_t)k);
+    free(space);
 }
 
 static double models_apart(const model *a, const model *b)
 {
-    static float x[40000], y[40000];
+    static double x[40000], y[40000];
     double worst = 0.0;
     for (int i = 0; i < LISTED; i++) {
         double top = 0.0, low = 0.0;
         weights_of(a, i, x);
         weights_of(b, i, y);
         for (int64_t k = 0; k < pc_numel(a->w[i].w); k++) {
-            top += pow((double)x[k] - (double)y[k], 2.0);
-            low += pow((double)y[k], 2.0);
+            top += (x[k] - y[k]) * (x[k] - y[k]);
+            low += y[k] * y[k];
         }
         worst = fmax(worst, sqrt(top / low));
     }
     return worst;
 }
 
-static void whole(bool with_muon)
+static void whole(bool with_muon, keeping kept)
 {
+    static const char *const ways[] = {"in f32", "with f32 originals", "in bf16 alone"};
+    // Muon's products are made in bf16 with bf16 matrices, on the GPU; numbers in bf16 alone fall to either side.
+    const double limit = kept == NARROW ? 5e-3 : !with_muon ? 1e-6 : kept == MASTERS ? 5e-3 : 3e-5;
     static model m[3];
-    const char *how = with_muon ? "muon" : "adamw";
+    char how[64];
     double norms = 0.0;
-    open_model(&m[0], &gpu, with_muon);
-    open_model(&m[1], &cpu, with_muon);
-    open_model(&m[2], &gpu, with_muon);
+    snprintf(how, sizeof how, "%s %s", with_muon ? "muon" : "adamw", ways[kept]);
+    open_model(&m[0], &gpu, with_muon, kept);
+    open_model(&m[1], &cpu, with_muon, kept);
+    open_model(&m[2], &gpu, with_muon, kept);
     for (int s = 0; s < 8; s++) {
         for (int k = 0; k < 3; k++) {
             draw_grads(&m[k], s, 0.0f);
@@ -447,7 +485,7 @@ static void whole(bool with_muon)
     }
     expect(norms < 1e-12, "norms, a step late", how, norms);
     const double apart = models_apart(&m[0], &m[1]);
-    expect(apart < (with_muon ? 3e-5 : 1e-6), "eight steps on both", how, apart);
+    expect(apart < limit, "eight steps on both", how, apart);
     expect(models_apart(&m[0], &m[2]) == 0.0, "twice the same bits", how, 0.0);
 
     // Not finite, and then finite again: nothing moves.
@@ -466,7 +504,7 @@ static void whole(bool with_muon)
         optimizer_step(&m[k].opt, 0.02, optimizer_norm(&m[k].opt));
     }
     const double two = models_apart(&m[2], &m[1]);
-    expect(two < (with_muon ? 3e-5 : 1e-6), "norm and step apart", how, two);
+    expect(two < limit, "norm and step apart", how, two);
     for (int k = 0; k < 3; k++) {
         optimizer_close(&m[k].opt);
         pc_params_close(&m[k].params);
@@ -502,8 +540,10 @@ int main(void)
         matrices(shapes[i][0], shapes[i][1], PC_BF16, &kept, true);
         matrices(shapes[i][0], shapes[i][1], PC_BF16, &half, true);
     }
-    whole(false);
-    whole(true);
+    for (int way = WIDE; way <= NARROW; way++) {
+        whole(false, (keeping)way);
+        whole(true, (keeping)way);
+    }
     printf("%d failed\n", failed);
     return failed > 0;
 }
