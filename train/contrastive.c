@@ -79,7 +79,7 @@ static void backward_share(engine *e, replica *r, int used, void *arg)
     for (int64_t i = share - 1; i >= 0; i--) {
         const int64_t m = r->index + i * used, slot = i - replayed;
         pc_clip_kept again, *kept = slot >= 0 ? &r->clip[slot] : &again;
-        const size_t mark = slot >= 0 ? r->marks[slot] : 0;
+        const size_t mark = slot >= 0 ? r->marks[slot] : pc_arena_begin(&r->act);
         engine_dropout(e, &r->ctx, b->step, m); // backward makes adapters' masks again, too
         if (slot < 0) contrastive_forward(&r->ctx, &r->model->clip, kept, &b->micro[m]);
         contrastive_backward(&r->ctx, &r->model->clip, kept, &b->micro[m], share_rows(w->dU, b, m),

@@ -254,7 +254,9 @@ static pc_status plan_towers(plan *p, const plan_request *q)
     p->sizes.act_shared = rounds * larger(one.act_shared, eval.act_shared);
     p->sizes.scratch_shared =
         rounds * larger(one.scratch_shared, eval.scratch_shared) + whole.scratch_shared;
-    p->sizes.whole_shared = 2 * whole.act_shared;
+    // Validation's rows are placed there.
+    const size_t rows_bytes = (size_t)(q->batch * q->model->config.clip.text.E) * sizeof(float);
+    p->sizes.whole_shared = 2 * (whole.act_shared + rows_bytes + PC_ALIGN);
     p->flops_step = one.flops * (double)micros + whole.flops;
     const int64_t replayed = micros - p->kept * q->replicas;
     if (replayed > 0) p->flops_step += forward.flops * (double)replayed;

@@ -27,10 +27,11 @@ pc_status pc_arena_open_in(pc_arena *a, const char *name, const pc_memory *memor
                            size_t shared)
 {
     if (!memory) return pc_arena_open(a, name, size);
-    *a = (pc_arena){.name = name, .memory = memory};
-    const size_t bytes = size + PC_ALIGN, beside = shared + PC_ALIGN;
+    *a = (pc_arena){.name = name, .memory = memory, .left = {-1, -1}};
+    const size_t bytes = size + PC_ALIGN;
+    const size_t beside = (shared + PC_ALIGN - 1) / PC_ALIGN * PC_ALIGN + PC_ALIGN;
     a->base = memory->get(bytes);
-    a->shared = a->base ? memory->get_shared(beside) : NULL;
+    a->shared = a->halves = a->base ? memory->get_shared(2 * beside) : NULL;
     a->size = bytes;
     a->shared_size = beside;
     a->used = PC_ALIGN;
@@ -38,7 +39,7 @@ pc_status pc_arena_open_in(pc_arena *a, const char *name, const pc_memory *memor
     const bool device = !a->base;
     pc_arena_close(a);
     return pc_fail(PC_ERR_MEMORY, "memory for %s on %s: %.1f MiB%s are not to be had", name,
-                   memory->name, (double)(device ? bytes : beside) / 1048576.0,
+                   memory->name, (double)(device ? bytes : 2 * beside) / 1048576.0,
                    device ? "" : " of pinned memory");
 }
 
@@ -62,19 +63,28 @@ void pc_arena_close(pc_arena *a)
 {
     if (a->memory && !a->dry) {
         if (a->base) a->memory->put(a->base);
-        if (a->shared) a->memory->put_shared(a->shared);
+        if (a->halves) a->memory->put_shared(a->halves); // after `put`, which has waited
     } else if (a->base && !a->dry) {
         munmap(a->base, a->size);
     }
     *a = (pc_arena){0};
 }
 
+// What was told to the device so far may still read and write the half that is left, and nothing told later will.
+static void other_half(pc_arena *a)
+{
+    a->left[a->half] = a->memory->mark();
+    a->half = 1 - a->half;
+    a->shared = a->halves + (size_t)a->half * a->shared_size;
+    if (a->left[a->half] >= 0) a->memory->wait_mark(a->left[a->half]);
+}
+
 void pc_arena_release(pc_arena *a, size_t mark)
 {
     a->used = mark;
     if (mark > 0) return;
-    if (a->memory && !a->dry) a->memory->wait();
     if (a->memory) a->used = PC_ALIGN;
+    if (a->memory && !a->dry && a->shared_used) other_half(a);
     a->shared_used = 0;
 }
 
@@ -95,12 +105,14 @@ static void *own_bytes(pc_arena *a, size_t bytes)
     return take(a->base, a->size, &a->used, &a->peak, bytes, a->name);
 }
 
-// On a dry arena both are counted: which of them a real one needs is for who opens it.
+// On a dry arena of the host's both are counted: which of them a real one needs is for who opens it.
 static void *shared_bytes(pc_arena *a, size_t bytes)
 {
-    if (a->dry) take(a->base, SIZE_MAX / 4, &a->shared_used, &a->shared_peak, bytes, a->name);
-    if (!a->memory || a->dry) return own_bytes(a, bytes);
-    return take(a->shared, a->shared_size, &a->shared_used, &a->shared_peak, bytes, a->name);
+    unsigned char *base = a->dry ? a->base : a->shared;
+    const size_t size = a->dry ? SIZE_MAX / 4 : a->shared_size;
+    if (a->memory) return take(base, size, &a->shared_used, &a->shared_peak, bytes, a->name);
+    if (a->dry) take(base, size, &a->shared_used, &a->shared_peak, bytes, a->name);
+    return own_bytes(a, bytes);
 }
 
 void *pc_arena_bytes(pc_arena *a, size_t bytes)

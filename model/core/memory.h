@@ -17,7 +17,8 @@
  * Where an arena lies, when that is not the host's own memory. Numbers lie on the device; what the host writes or
  * reads itself (i32 and f64 tensors, plain bytes, pc_alloc_shared) lies beside them in `get_shared` memory, which
  * both see at the same address. The device works behind the host's back, so shared memory is not used again before
- * the arena is released as a whole: only then is the device waited for.
+ * the arena is released as a whole. It is there twice: a release as a whole goes on in the other half, and waits only
+ * until the device has passed the release before that. So the host prepares one round while the device is at the last.
  */
 typedef struct pc_memory {
     const char *name;           // "cuda"
@@ -29,21 +30,25 @@ typedef struct pc_memory {
     // Copies between either kind of memory, in the order of the device's work; `wait` before the host reads.
     void (*copy)(void *to, const void *from, size_t bytes);
     // A mark behind all that the device was told so far, and until it has come there: what one step left is read while
-    // the next is under way. The last PC_MARKS marks are kept.
+    // the next is under way. The last PC_MARKS marks are kept; one older than these waits for the oldest that is.
     int64_t (*mark)(void);
     void (*wait_mark)(int64_t mark);
+    bool (*holds)(const void *at); // whether an address is of either kind of its memory
 } pc_memory;
 
-enum { PC_MARKS = 8 };
+enum { PC_MARKS = 32 };
 
 typedef struct pc_arena {
     unsigned char *base;
     size_t size, used, peak; // bytes
     bool dry;
-    const char *name;                             // for messages; not copied
-    const pc_memory *memory;                      // NULL: the host's
-    unsigned char *shared;                        // with `memory`: the second block
-    size_t shared_size, shared_used, shared_peak; // counted on dry arenas too
+    const char *name;        // for messages; not copied
+    const pc_memory *memory; // NULL: the host's
+    unsigned char *shared;   // with `memory`: the half in use of the second block
+    size_t shared_size, shared_used, shared_peak; // of a half; counted on dry arenas too
+    unsigned char *halves;                        // both
+    int half;                                     // 0 or 1
+    int64_t left[2];                              // marks: when each was last left; -1: never
 } pc_arena;
 
 // Maps `size` bytes (pages are committed when touched). PC_ERR_MEMORY names the arena and the size.
@@ -69,8 +74,13 @@ static inline size_t pc_arena_mark(const pc_arena *a)
 {
     return a->used;
 }
-// Everything from the mark on. At 0, the whole, a device is waited for; its arenas begin above 0, so that a mark is
-// never that.
+// The mark below which nothing lies.
+static inline size_t pc_arena_begin(const pc_arena *a)
+{
+    return a->memory ? PC_ALIGN : 0;
+}
+// Everything from the mark on. At 0, the whole, shared memory too: see pc_memory. A device's arenas begin above 0, so
+// that a mark is never that.
 void pc_arena_release(pc_arena *a, size_t mark);
 
 #endif

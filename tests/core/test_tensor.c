@@ -1,7 +1,8 @@
 /*
- * test_tensor.c - views and arenas.
+ * test_tensor.c - views and arenas, of the host's and of a device's memory.
  */
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -119,10 +120,92 @@ static void bad_reshape(void)
     pc_reshape2(pc_cols(pc_view2(data, PC_F32, 2, 2), 0, 1), 1, 2);
 }
 
+// ---- a device's, of the host's bytes --------------------------------------------------------------
+
+static int64_t marked, awaited;
+static int held; // blocks
+
+static void *get(size_t bytes)
+{
+    held++;
+    return aligned_alloc(PC_ALIGN, (bytes + PC_ALIGN - 1) / PC_ALIGN * PC_ALIGN);
+}
+
+static void put(void *base)
+{
+    held--;
+    free(base);
+}
+
+static void *get_none(size_t bytes)
+{
+    (void)bytes;
+    return NULL;
+}
+
+static int64_t mark(void)
+{
+    return marked++;
+}
+
+static void wait_mark(int64_t m)
+{
+    awaited = m;
+}
+
+// Shared memory that is handed out again was left before the mark that is waited for, and never in between.
+static void test_shared(void)
+{
+    const pc_memory memory = {.name = "a device",
+                              .get = get,
+                              .put = put,
+                              .get_shared = get,
+                              .put_shared = put,
+                              .mark = mark,
+                              .wait_mark = wait_mark};
+    pc_arena a, dry;
+    CHECK(!pc_arena_open_in(&a, "test", &memory, 1000, 100));
+    pc_arena_open_dry_in(&dry, "dry", &memory);
+    unsigned char *first[5];
+    for (int round = 0; round < 5; round++) {
+        awaited = -1;
+        pc_arena_release(&a, 0);
+        pc_arena_release(&dry, 0);
+        // A round leaves one mark: the half of round r was left by mark r - 2 when it was last used.
+        CHECK(marked == round && awaited == (round < 2 ? -1 : round - 2));
+        first[round] = pc_arena_bytes(&a, 40);
+        pc_arena_bytes(&dry, 40);
+        memset(first[round], round, 100);
+        const size_t here = pc_arena_mark(&a);
+        const pc_tensor ids = pc_alloc1(&a, PC_I32, 9), x = pc_alloc1(&a, PC_F32, 16);
+        pc_alloc1(&dry, PC_I32, 9), pc_alloc1(&dry, PC_F32, 16);
+        CHECK((unsigned char *)ids.data == first[round] + PC_ALIGN);
+        pc_arena_release(&a, here);
+        CHECK(marked == round); // numbers alone are given back
+        CHECK(pc_alloc1(&a, PC_F32, 16).data == x.data);
+    }
+    CHECK(first[0] != first[1] && first[0] == first[2] && first[1] == first[3]);
+    for (int i = 0; i < 100; i++) CHECK(first[3][i] == 3 && first[4][i] == 4);
+    CHECK(dry.peak == a.peak && dry.shared_peak == a.shared_peak && a.shared_peak == 100);
+    marked = 0;
+    pc_arena_release(&a, 0);
+    pc_arena_release(&a, 0); // nothing shared was taken: nothing is left, nothing waited for
+    CHECK(marked == 1);
+    pc_arena_close(&a);
+    CHECK(held == 0);
+
+    pc_memory poor = memory;
+    poor.get_shared = get_none;
+    CHECK(pc_arena_open_in(&a, "pinned", &poor, 1000, (size_t)1 << 20) == PC_ERR_MEMORY);
+    CHECK(strstr(pc_error_text(), "2.0 MiB of pinned memory") != NULL);
+    CHECK(held == 0);
+}
+
 int main(void)
 {
     test_views();
     test_arena();
+    test_shared();
     aborts(overflow, "arena 'narrow': 132 bytes wanted, 0 of 128 used");
     aborts(bad_rows, "rows [1,3) of 2");
     aborts(bad_reshape, "2 elements as (1,2)");
