@@ -110,8 +110,16 @@ static void refusals(void)
     refuse_set("unknown key of a source", "data.train=[{pth: a}]", "pth|path");
     refuse_set("source without a path", "data.train=[{images: a}]", "needs a path");
     refuse_set("no source", "data.train=[]", "at least one");
+    char on_cpu[512];
+    snprintf(on_cpu, sizeof on_cpu, "device: cpu\n%s", base);
+    refuse("bf16 on the cpu", on_cpu, "precision=bf16", "fp32");
+#ifndef PERCEPT_CUDA
     refuse_set("cuda", "device=cuda", "no cuda");
-    refuse_set("bf16", "precision=bf16", "fp32");
+    refuse_set("bf16", "precision=bf16", "fp32|no cuda");
+    refuse_set("moments", "optim.moments=bf16", "optim.moments|no cuda");
+    refuse_set("gradients", "optim.gradients=bf16", "optim.gradients|no cuda");
+    refuse_set("master", "optim.master=none", "optim.master|no cuda");
+#endif
     refuse_set("both lengths", "length={epochs: 1, steps: 3}", "not both");
     refuse_set("no length", "length={}", "epochs or steps");
     refuse_set("micro", "batch={size: 8, micro: 3}", "does not divide");
