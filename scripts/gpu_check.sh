@@ -19,6 +19,10 @@ step() { printf '\n=== %s\n' "$1"; }
 step "operations, 100 shapes each"
 "$build/tests/test_cuda_ops" 100
 
+step "the optimiser, every mixture of types"
+"$build/tests/test_cuda_step" >"$work/step.txt" || { grep -v '^ok' "$work/step.txt"; exit 1; }
+tail -1 "$work/step.txt"
+
 step "models against PyTorch's numbers"
 folders=(tests/goldens/*/)
 PERCEPT_DEVICE=cuda "$build/tests/test_parity_folders" "${folders[@]%/}" | tee "$work/parity.txt" | grep -E 'FAIL' && exit 1
@@ -27,8 +31,8 @@ echo "$(grep -c ' ok ' "$work/parity.txt") comparisons, none failing"
 step "thirty steps on both devices"
 "$PERCEPT_BIN/percept-data" scenes "$work/scenes" --images 400 >/dev/null
 run() { # DEVICE OUT [more]
-    "$PERCEPT_BIN/percept-train" configs/quickstart/pretrain.yaml --set data.root="$work/scenes" --set optim.name=adamw \
-        --set optim.lr=1e-3 --set length.steps=30 --set eval.every=15 --set checkpoint.every=10 --set batch.size=64 \
+    "$PERCEPT_BIN/percept-train" configs/quickstart/pretrain.yaml --set data.root="$work/scenes" \
+        --set length.steps=30 --set eval.every=15 --set checkpoint.every=10 --set batch.size=64 \
         --set device="$1" --set out="$work/$2" >/dev/null
 }
 run cpu cpu

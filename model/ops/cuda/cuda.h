@@ -10,7 +10,8 @@
  *
  *   device.cu    the device, its memory, its stream          tables.cu     the two tables
  *   linear.cu    products through cuBLASLt                   attention.cu  tiles, never T x T; rel.cu with positions
- *   norm.cu act.cu rope.cu rows.cu image.cu                  xent.cu contrast.cu optim.cu
+ *   norm.cu act.cu rope.cu rows.cu image.cu                  xent.cu contrast.cu
+ *   optim.cu     norm, gate, AdamW of all parameters at once   muon.cu   matrices of one shape at once
  */
 #ifndef PC_OPS_CUDA_CUDA_H
 #define PC_OPS_CUDA_CUDA_H
