@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/core/quant.h"
 #include "model/layers/mask.h"
 #include "model/ops/cuda/cuda.h"
 
@@ -159,6 +160,76 @@ static void linear(side *s)
     s->ctx.ops->linear_act_forward(&s->ctx, a, z, x, w, b, f);
     emit(s, "act", a);
     emit(s, "z", z);
+}
+
+// A matrix in a type of files, the same numbers on both sides.
+static pc_tensor stored_matrix(side *s, pc_dtype t, int64_t O, int64_t I)
+{
+    const pc_quant_type *q = pc_quant_find(pc_dtype_quant(t));
+    const size_t bytes = pc_dtype_bytes(t, O * I);
+    float *f = malloc((size_t)(O * I) * sizeof *f);
+    unsigned char *packed = malloc(bytes);
+    double *values = malloc((size_t)(O * I) * sizeof *values);
+    if (!f || !packed || !values) abort();
+    for (int64_t i = 0; i < O * I; i++)
+        f[i] = (float)(pc_rng_normal(&s->key, 4 * (s->drawn + (uint64_t)i)) / sqrt((double)I));
+    s->drawn += (uint64_t)(O * I);
+    if (pc_quant_encode(q, packed, f, O * I) >= 0) abort();
+    pc_quant_decode(q, f, packed, O * I);
+    for (int64_t i = 0; i < O * I; i++) values[i] = (double)f[i];
+    pc_tensor w;
+    if (s->gpu) {
+        // Blocks need no alignment, and two bytes is what they get.
+        const size_t shift = pc_dtype_block(t) > 1 && draw(s, 2) ? 2 : 0;
+        unsigned char *at = pc_arena_numbers(&s->act, bytes + 16);
+        s->act.memory->copy(at + shift, packed, bytes);
+        s->act.memory->wait();
+        w = pc_view2(at + shift, t, O, I);
+    } else {
+        if (pc_dtype_block(t) > 1) draw(s, 2);
+        w = pc_view2(pc_arena_numbers(&s->act, (size_t)(O * I) * 8), PC_F64, O, I);
+        memcpy(w.data, values, (size_t)(O * I) * 8);
+    }
+    free(f);
+    free(packed);
+    free(values);
+    return w;
+}
+
+// Products of few and of many rows with W in the types of files; tables likewise. As in inference: nothing is written to W.
+static void stored(side *s)
+{
+    static const pc_dtype types[] = {PC_F32, PC_BF16, PC_F16, PC_Q8_0, PC_Q4_0};
+    const pc_dtype t = types[draw(s, 5)];
+    const bool many = draw(s, 4) == 0;
+    const int64_t few = s->half ? 7 : 0, N = many ? 9 + size(s, 70) : 1 + (int64_t)draw(s, 8),
+                  O = few + size(s, 300);
+    const int64_t I = pc_dtype_block(t) > 1 ? 32 * (1 + (int64_t)draw(s, 200))
+                      : draw(s, 2)          ? 8 * size(s, 300)
+                                            : 8 + size(s, 2500);
+    const pc_grad_ops *const grad_ops = s->ctx.grad_ops;
+    s->ctx.grad_ops = NULL;
+    const pc_tensor x = NORMAL(s, ROWS, N, I), w = stored_matrix(s, t, O, I),
+                    b = NORMAL(s, WIDE, O), r = NORMAL(s, ROWS, N, O);
+    const pc_tensor y = NORMAL(s, ROWS, N, O), y2 = NORMAL(s, ROWS, N, O),
+                    y3 = NORMAL(s, ROWS, N, O), y4 = NORMAL(s, WIDE, N, O);
+    s->ctx.ops->linear_forward(&s->ctx, y, x, w, b, r);
+    s->ctx.ops->linear_forward(&s->ctx, y2, x, w, PC_NONE, PC_NONE);
+    s->ctx.ops->linear_forward(&s->ctx, y3, x, w, b, y3);
+    s->ctx.ops->linear_forward(&s->ctx, y4, x, w, PC_NONE, PC_NONE);
+    emit(s, "y", y);
+    emit(s, "y without bias", y2);
+    emit(s, "y in place", y3);
+    emit(s, "y in f32", y4);
+    const pc_act f = (pc_act)draw(s, 5);
+    const pc_tensor z = NORMAL(s, ROWS, N, O), a = NORMAL(s, ROWS, N, O);
+    s->ctx.ops->linear_act_forward(&s->ctx, a, z, x, w, b, f);
+    emit(s, "act", a);
+    emit(s, "z", z);
+    const pc_tensor ids = index_of(s, N, O, true), e = NORMAL(s, ROWS, N, I);
+    s->ctx.ops->embedding_forward(&s->ctx, e, ids, w);
+    emit(s, "embedding", e);
+    s->ctx.grad_ops = grad_ops;
 }
 
 static void act(side *s)
@@ -626,6 +697,7 @@ int main(int argc, char **argv)
         double half; // 0: f32 alone
     } cases[] = {
         {"linear", linear, 1e-2},           {"act", act, 1e-2},
+        {"stored", stored, 1e-2},
         {"swiglu", swiglu, 1e-2},           {"layernorm", layernorm, 1e-2},
         {"rmsnorm", rmsnorm, 1e-2},         {"rope", rope, 1e-2},
         {"attention", attention, 1e-2},

@@ -7,6 +7,7 @@
 #include <cublasLt.h>
 
 #include "model/ops/cuda/act.cuh"
+#include "model/ops/cuda/decode.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -161,8 +162,9 @@ static void product_xw(pc_tensor y, pc_tensor x, pc_tensor w, float beta)
                     y.dtype);
 }
 
-void cuda_linear_forward(pc_ctx *, pc_tensor y, pc_tensor x, pc_tensor w, pc_tensor b, pc_tensor r)
+void cuda_linear_forward(pc_ctx *ctx, pc_tensor y, pc_tensor x, pc_tensor w, pc_tensor b, pc_tensor r)
 {
+    if (pc_cuda_linear_few(ctx, y, PC_NONE, x, w, b, r, -1)) return;
     const bool in_place = pc_present(r) && r.data == y.data;
     product_xw(y, x, w, in_place ? 1.0f : 0.0f);
     if (in_place) r = PC_NONE;
@@ -173,9 +175,10 @@ void cuda_linear_forward(pc_ctx *, pc_tensor y, pc_tensor x, pc_tensor w, pc_ten
                       r.stride, n, y.dim[1]));
 }
 
-void cuda_linear_act_forward(pc_ctx *, pc_tensor a, pc_tensor z, pc_tensor x, pc_tensor w, pc_tensor b, pc_act kind)
+void cuda_linear_act_forward(pc_ctx *ctx, pc_tensor a, pc_tensor z, pc_tensor x, pc_tensor w, pc_tensor b, pc_act kind)
 {
     const int64_t n = pc_numel(z);
+    if (pc_cuda_linear_few(ctx, a, z, x, w, b, PC_NONE, (int)kind)) return;
     product_xw(z, x, w, 0.0f);
     if (n == 0) return;
     const unsigned blocks = blocks_for(n) < 65536u ? blocks_for(n) : 65536u;

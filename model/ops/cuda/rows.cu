@@ -4,7 +4,7 @@
  * Where rows meet in one row of the result (embedding, add_rows, gather backward), the first that meets there adds
  * them all up, in row order: the same bits every time, and no atomics.
  */
-#include "model/ops/cuda/device.cuh"
+#include "model/ops/cuda/decode.cuh"
 
 #include <math.h>
 #include <stdlib.h>
@@ -157,7 +157,10 @@ static void run_pick(pc_tensor y, pc_tensor x, pc_tensor table, pc_tensor index,
 
 void cuda_embedding_forward(pc_ctx *, pc_tensor y, pc_tensor ids, pc_tensor table)
 {
-    run_pick(y, PC_NONE, table, ids, true);
+    if (table.dtype != y.dtype)
+        pc_cuda_embedding_stored(y, ids, table);
+    else
+        run_pick(y, PC_NONE, table, ids, true);
 }
 
 void cuda_gather_forward(pc_ctx *, pc_tensor y, pc_tensor x, pc_tensor index)
