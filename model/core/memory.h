@@ -34,6 +34,12 @@ typedef struct pc_memory {
     int64_t (*mark)(void);
     void (*wait_mark)(int64_t mark);
     bool (*holds)(const void *at); // whether an address is of either kind of its memory
+    // Work told once and done again and again. From `record` on what the device is told is noted down and not done, and
+    // nothing may be waited for; `recorded` ends that, NULL when something in it cannot be done again.
+    bool (*record)(void);
+    void *(*recorded)(void);
+    void (*replay)(void *recording); // does it, in the order of the device's work
+    void (*forget)(void *recording);
 } pc_memory;
 
 enum { PC_MARKS = 32 };

@@ -9,6 +9,7 @@ pc_tensor pc_place(pc_ctx *ctx, pc_tensor host)
 {
     const pc_memory *memory = ctx->act->memory;
     if (!memory || !pc_present(host)) return host;
+    if (!ctx->grad_ops && memory->holds(host.data)) return host;
     PC_ASSERT(pc_is_dense(host), "only dense tensors are placed");
     const pc_tensor y = pc_alloc_like(ctx->act, host);
     const size_t bytes = (size_t)pc_numel(host) * pc_dtype_size(host.dtype);

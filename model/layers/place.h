@@ -1,7 +1,8 @@
 /*
  * place.h - what comes from outside a pass, brought to where the pass computes, and back.
  *
- * On the CPU nothing is copied: the tensor itself comes back. Copies come from ctx->act.
+ * On the CPU nothing is copied: the tensor itself comes back. In inference so it does where it lies in the device's memory,
+ * or in what that shares with the host. Copies come from ctx->act.
  */
 #ifndef PC_LAYERS_PLACE_H
 #define PC_LAYERS_PLACE_H

@@ -5,6 +5,12 @@
  * branch with room for its answer. A sequence without branches is one branch and no prefix.
  *
  *     cache   [ prefix ][ branch 0 | its answer ][ branch 1 | its answer ] ...   next sequence ...
+ *
+ * On a device that can (pc_memory.record), steps of a few branches are noted down once and replayed until one of them
+ * ends: what changes from step to step (ids, positions, rows of the cache, how far a row sees) lies in the device's memory
+ * and goes on there by itself. Greedy choice is the device's too: a step is under way while the host looks at the ids of the
+ * one before. When one has ended, the step that is too many counts for the others alone; it wrote into the ended branch's
+ * own rows.
  */
 #include "model/networks/generate.h"
 
@@ -39,6 +45,12 @@ typedef struct generator {
     pc_tensor ask;    // i32: rows of the batch that predict the next ids
     pc_tensor write;  // i32: cache row of each row of the batch
     pc_tensor logits; // (asked rows, V)
+    // steps that are replayed
+    int64_t alike; // steps since the number of live branches changed
+    bool replayed; // the pass being noted down is to be
+    pc_arena device;
+    pc_tensor chosen, line,
+        going; // i32: log of ids (steps, rows), its line, all that goes up by one a step
 } generator;
 
 int64_t pc_generate_count(const pc_sequence *seqs, int64_t S)
@@ -56,20 +68,46 @@ void pc_generation_close(pc_generation *g, int64_t n)
     }
 }
 
+static bool is_greedy(const generator *g)
+{
+    return !(g->options->sampling.temperature > 0.0);
+}
+
+// How many ids there are to choose from.
+static int64_t choices(const generator *g)
+{
+    const int64_t V = g->vlm->config.decoder.V, known = g->options->vocabulary;
+    return known > 0 && known < V ? known : V;
+}
+
 static void pass(pc_ctx *ctx, void *arg)
 {
     generator *g = arg;
     const pc_decoder_config *c = &g->vlm->config.decoder;
     const int64_t n = g->ask.dim[0];
     pc_vlm_kept kept;
-    g->logits = pc_alloc_shared(ctx->act, pc_stat(ctx), n, c->V);
-    const pc_tensor rows = pc_alloc2(ctx->act, ctx->real, n, c->C);
-    const pc_tensor write = pc_place(ctx, g->write), ask = pc_place(ctx, g->ask);
+    const bool choice = g->replayed && is_greedy(g); // the device's own
+    g->logits = choice ? pc_alloc2(ctx->act, pc_stat(ctx), n, c->V)
+                       : pc_alloc_shared(ctx->act, pc_stat(ctx), n, c->V);
+    const pc_tensor write = pc_place(ctx, g->write);
     for (int64_t l = 0; l < c->L; l++) g->kv[l].write = write;
-    const pc_tensor normed = pc_vlm_forward(ctx, &kept, g->vlm, &g->batch, g->kv);
-    ctx->ops->gather_forward(ctx, rows, normed, ask);
+    pc_tensor rows = pc_vlm_forward(ctx, &kept, g->vlm, &g->batch, g->kv);
+    if (n < g->batch.N) { // otherwise each row is asked
+        const pc_tensor normed = rows;
+        rows = pc_alloc2(ctx->act, ctx->real, n, c->C);
+        ctx->ops->gather_forward(ctx, rows, normed, pc_place(ctx, g->ask));
+    }
     pc_decoder_logits(ctx, g->logits, &g->vlm->decoder, rows);
-    pc_wait(ctx);
+    if (choice)
+        ctx->ops->argmax_forward(ctx, g->batch.ids, g->chosen, g->line, g->logits, choices(g));
+    if (g->replayed) ctx->ops->advance_forward(ctx, g->going, 1);
+}
+
+static pc_status run(generator *g)
+{
+    const pc_status st = pc_runner_run(g->runner, pass, g);
+    if (!st) pc_wait(&g->runner->ctx);
+    return st;
 }
 
 /* Where every branch lies: in the batch (its last row) and in the cache. */
@@ -187,36 +225,222 @@ static bool is_stop(const pc_generate_options *o, int32_t id)
     return false;
 }
 
+/* The id of row n of the pass's logits, for branch k. */
+static pc_status sample(generator *g, int64_t k, int64_t n)
+{
+    branch *x = &g->branch[k];
+    pc_tensor logits = pc_rows(g->logits, n, n + 1);
+    logits = pc_view1(logits.data, logits.dtype, logits.dim[1]);
+    const pc_status st = pc_sample_id(&x->next, logits, g->options->vocabulary,
+                                      &g->options->sampling, x->pos, k, g->work);
+    return st ? pc_context(st, "sequence %lld, position %lld", (long long)k, (long long)x->pos)
+              : PC_OK;
+}
+
+/* Takes the id chosen for branch k (its `next`, at position `pos`) and ends the branch where it ends. */
+static void take(generator *g, pc_generation *out, int64_t k)
+{
+    const pc_generate_options *o = g->options;
+    branch *x = &g->branch[k];
+    if (is_stop(o, x->next)) {
+        out[k].stopped = true;
+        x->live = false;
+        return;
+    }
+    out[k].ids[out[k].length++] = x->next;
+    if (o->token && !o->token(o->arg, k, x->next)) {
+        out[k].stopped = true;
+        x->live = false;
+    }
+    if (out[k].length >= o->max_tokens || x->pos >= g->vlm->config.decoder.T) x->live = false;
+}
+
 /* Reads the logits of the pass and takes one id for each live branch; *live is how many go on. */
 static pc_status choose(generator *g, pc_generation *out, int64_t *live)
 {
-    const pc_generate_options *o = g->options;
     int64_t n = 0;
     *live = 0;
     for (int64_t k = 0; k < g->branches; k++) {
-        branch *x = &g->branch[k];
-        if (!x->live) continue;
-        const int64_t pos = x->pos; // of the id that is chosen
-        pc_tensor logits = pc_rows(g->logits, n, n + 1);
-        logits = pc_view1(logits.data, logits.dtype, logits.dim[1]);
-        n++;
+        if (!g->branch[k].live) continue;
+        const pc_status st = sample(g, k, n++);
+        if (st) return st;
+        take(g, out, k);
+        *live += g->branch[k].live;
+    }
+    g->alike = *live == n ? g->alike + 1 : 0;
+    return PC_OK;
+}
+
+/* ---- steps that a device replays ---- */
+
+enum { REPLAYED_ROWS = 8, SHORT = 3 };
+
+/* Worth noting down: few rows, which kernels for few rows take, and tokens enough to come. */
+static bool may_replay(const generator *g, const pc_generation *out)
+{
+    const pc_memory *m = g->runner->backend.memory;
+    int64_t most = 0;
+    if (!m || !m->record || g->alike < 1 || g->batch.N > REPLAYED_ROWS) return false;
+    if (g->vlm->config.decoder.window > 0 || g->runner->ctx.taps) return false;
+    for (int64_t k = 0; k < g->branches; k++) {
+        const int64_t left = g->options->max_tokens - out[k].length;
+        if (g->branch[k].live && left > most) most = left;
+    }
+    return most > SHORT;
+}
+
+static pc_tensor device_ints(int32_t **at, int64_t n)
+{
+    const pc_tensor x = pc_view1(*at, PC_I32, n);
+    *at += n;
+    return x;
+}
+
+/*
+ * The step's arrays on the device: what goes up by one first, then what stays. `staged` is the host's copy, whose
+ * last N are the ids.
+ */
+static pc_status place_step(generator *g, int32_t **staged)
+{
+    pc_vlm_batch *b = &g->batch;
+    const int64_t N = b->N, going = 3 * N + 1, all = going + 4 * N;
+    const int64_t lines = is_greedy(g) ? g->options->max_tokens + 1 : 1;
+    const size_t bytes = (size_t)all * sizeof(int32_t);
+    if (!g->device.base) {
+        const size_t most = (size_t)(7 * REPLAYED_ROWS + 1) * sizeof(int32_t) + 2 * PC_ALIGN;
         const pc_status st =
-            pc_sample_id(&x->next, logits, o->vocabulary, &o->sampling, pos, k, g->work);
-        if (st) return pc_context(st, "sequence %lld, position %lld", (long long)k, (long long)pos);
-        if (is_stop(o, x->next)) {
-            out[k].stopped = true;
-            x->live = false;
-            continue;
+            pc_arena_open_in(&g->device, "steps", g->runner->backend.memory, most,
+                             most + (size_t)(lines * REPLAYED_ROWS) * sizeof(int32_t) + PC_ALIGN);
+        if (st) return st;
+    }
+    pc_arena_release(&g->device, 0);
+    int32_t *to = pc_arena_bytes(&g->device, bytes), *at = pc_arena_numbers(&g->device, bytes);
+    const pc_tensor from[] = {b->pos,     g->write,    b->mask.hi,  PC_NONE,
+                              b->mask.lo, b->mask.plo, b->mask.phi, b->ids};
+    int32_t *fill = to;
+    for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
+        const int64_t n = pc_present(from[i]) ? N : 1;
+        for (int64_t k = 0; k < n; k++) *fill++ = pc_present(from[i]) ? pc_i32(from[i])[k] : 0;
+    }
+    g->runner->backend.memory->copy(at, to, bytes);
+    *staged = to;
+    g->going = pc_view1(at, PC_I32, going);
+    b->pos = device_ints(&at, N);
+    g->write = device_ints(&at, N);
+    b->mask.hi = device_ints(&at, N);
+    g->line = device_ints(&at, 1);
+    b->mask.lo = device_ints(&at, N);
+    b->mask.plo = device_ints(&at, N);
+    b->mask.phi = device_ints(&at, N);
+    b->ids = device_ints(&at, N);
+    g->chosen = pc_view2(pc_arena_bytes(&g->device, (size_t)(lines * N) * sizeof(int32_t)), PC_I32,
+                         lines, N);
+    return PC_OK;
+}
+
+/* Whether there may be a step behind number `step`, whose ids are not known yet: none of them must be a last one. */
+static bool one_more(const generator *g, const pc_generation *out, const bool *in, int64_t step)
+{
+    for (int64_t k = 0; k < g->branches; k++)
+        if (in[k] && (out[k].length + 1 >= g->options->max_tokens ||
+                      g->branch[k].pos + (step > 0) >= g->vlm->config.decoder.T))
+            return false;
+    return true;
+}
+
+/* The ids of replay number `step` (from 0), in which branches `in` had rows; those that have ended since are passed over. */
+static pc_status take_step(generator *g, pc_generation *out, const bool *in, int64_t step)
+{
+    int64_t n = 0;
+    for (int64_t k = 0; k < g->branches; k++) {
+        branch *x = &g->branch[k];
+        if (!in[k]) continue;
+        const int64_t row = n++;
+        if (!x->live) continue;
+        if (step > 0) { // the first was counted when its batch was made
+            x->pos++;
+            x->rows++;
         }
-        out[k].ids[out[k].length++] = x->next;
-        if (o->token && !o->token(o->arg, k, x->next)) {
-            out[k].stopped = true;
-            x->live = false;
+        if (is_greedy(g)) {
+            x->next = pc_i32(g->chosen)[step * g->chosen.stride + row];
+            if (x->next < 0)
+                return pc_fail(PC_ERR_NUMERIC,
+                               "sequence %lld, position %lld: the logits are not finite",
+                               (long long)k, (long long)x->pos);
+        } else {
+            const pc_status st = sample(g, k, row);
+            if (st) return st;
         }
-        if (out[k].length >= o->max_tokens || pos >= g->vlm->config.decoder.T) x->live = false;
-        *live += x->live;
+        take(g, out, k);
     }
     return PC_OK;
+}
+
+static int64_t count_live(const generator *g)
+{
+    int64_t live = 0;
+    for (int64_t k = 0; k < g->branches; k++) live += g->branch[k].live;
+    return live;
+}
+
+/* Replays the step that step_batch has made until a branch ends; *done false: the device declined, nothing has happened. */
+static pc_status replay(generator *g, pc_generation *out, int64_t *live, bool *done)
+{
+    const pc_memory *m = g->runner->backend.memory;
+    const pc_vlm_batch host = g->batch;
+    const pc_tensor write = g->write;
+    const int64_t alike = *live;
+    int32_t *staged;
+    int64_t told = 0, taken = 0, mark = 0, ahead = 0;
+    void *recording = NULL;
+    bool *in = calloc((size_t)g->branches, sizeof *in);
+    pc_status st = in ? PC_OK : pc_fail(PC_ERR_MEMORY, "%lld branches", (long long)g->branches);
+    for (int64_t k = 0; !st && k < g->branches; k++) in[k] = g->branch[k].live;
+    if (st || (st = place_step(g, &staged))) goto out;
+    g->replayed = true;
+    st = pc_runner_record(g->runner, pass, g, &recording);
+    g->replayed = false;
+    *done = recording != NULL;
+    if (!recording) {
+        g->batch = host;
+        g->write = write;
+        g->alike = INT32_MIN; // not asked again soon
+    }
+    while (recording && *live == alike && !st) {
+        if (told == taken) {
+            m->replay(recording);
+            mark = m->mark();
+            told++;
+        } else {
+            mark = ahead;
+        }
+        if (is_greedy(g) && told == taken + 1 && one_more(g, out, in, taken)) {
+            m->replay(recording);
+            ahead = m->mark();
+            told++;
+        }
+        m->wait_mark(mark);
+        st = take_step(g, out, in, taken++);
+        *live = count_live(g);
+        if (is_greedy(g) || *live < alike) continue;
+        int32_t *next = staged + 6 * alike + 1;
+        for (int64_t k = 0; k < g->branches; k++)
+            if (in[k]) *next++ = g->branch[k].next;
+        m->copy(g->batch.ids.data, staged + 6 * alike + 1, (size_t)alike * sizeof(int32_t));
+    }
+    if (told > taken && !st) {
+        m->wait_mark(ahead);
+        st = take_step(g, out, in, taken);
+        *live = count_live(g);
+    }
+    if (recording) {
+        m->wait();
+        m->forget(recording);
+        g->alike = *live == alike ? g->alike : 0;
+    }
+out:
+    free(in);
+    return st;
 }
 
 static pc_status open_generator(generator *g, pc_generation *out, const pc_sequence *seqs)
@@ -257,6 +481,7 @@ static void close_generator(generator *g)
     free(g->work);
     pc_arena_close(&g->cache);
     pc_arena_close(&g->host);
+    pc_arena_close(&g->device);
 }
 
 /* Lays the prompts out, in an arena for index arrays that the steps will use again. */
@@ -304,11 +529,14 @@ pc_status pc_generate(pc_generation *out, pc_runner *r, const pc_vlm *l, const p
         g.batch.pictures.high = pictures->high;
         g.batch.pictures.patches = pictures->patches;
     }
-    if ((st = pc_runner_run(r, pass, &g)) || (st = choose(&g, out, &live))) goto out;
+    if ((st = run(&g)) || (st = choose(&g, out, &live))) goto out;
+    g.alike = 0;
     while (live > 0) {
+        bool done = false;
         pc_arena_release(&g.host, 0);
         step_batch(&g);
-        if ((st = pc_runner_run(r, pass, &g)) || (st = choose(&g, out, &live))) goto out;
+        if (may_replay(&g, out) && (st = replay(&g, out, &live, &done))) goto out;
+        if (!done && ((st = run(&g)) || (st = choose(&g, out, &live)))) goto out;
     }
 out:
     close_generator(&g);

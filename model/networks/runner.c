@@ -80,3 +80,18 @@ pc_status pc_runner_run(pc_runner *r, pc_pass *pass, void *arg)
     pass(&r->ctx, arg);
     return PC_OK;
 }
+
+pc_status pc_runner_record(pc_runner *r, pc_pass *pass, void *arg, void **recording)
+{
+    const pc_memory *m = r->backend.memory;
+    *recording = NULL;
+    if (!m || !m->record) return PC_OK;
+    const pc_status st = pc_runner_fit(r, pass, arg, NULL);
+    if (st) return st;
+    pc_arena_release(&r->act, 0);
+    pc_arena_release(&r->scratch, 0);
+    if (!m->record()) return PC_OK;
+    pass(&r->ctx, arg);
+    *recording = m->recorded();
+    return PC_OK;
+}

@@ -39,5 +39,8 @@ void pc_runner_close(pc_runner *r); // a zeroed runner is fine
 pc_status pc_runner_fit(pc_runner *r, pc_pass *pass, void *arg, double *flops);
 // Makes room, empties both arenas and runs. What the pass left in r->act stays until the next call.
 pc_status pc_runner_run(pc_runner *r, pc_pass *pass, void *arg);
+// Makes room, empties both arenas and has the device note the pass down without doing it: pc_memory's `replay` does it, as
+// often as wanted, until the next call on this runner. *recording NULL: it cannot be done so.
+pc_status pc_runner_record(pc_runner *r, pc_pass *pass, void *arg, void **recording);
 
 #endif

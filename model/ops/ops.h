@@ -197,6 +197,13 @@ enum { PC_GATE_LOSS, PC_GATE_NORM, PC_GATE_SCALE, PC_GATE_SHUT, PC_GATE };
     FORWARD(scale, (pc_ctx * ctx, pc_tensor y, pc_tensor x, double s))                               \
     FORWARD(copy, (pc_ctx * ctx, pc_tensor y, pc_tensor x))                                          \
     FORWARD(zero, (pc_ctx * ctx, pc_tensor y))                                                       \
+    /* argmax     ids[n] = the lowest v < most of those with the largest logits[n,v]; -1 where one is NaN */ \
+    /*            or +inf, or all are -inf. ids i32 (N); logits (N,V) of pc_stat, dense              */ \
+    /*            log[line[0],n] is written too, where log i32 (R,N) and line i32 (1) are given      */ \
+    /* advance    x += by                     i32 (N): positions of the step that follows            */ \
+    FORWARD(argmax, (pc_ctx * ctx, pc_tensor ids, pc_tensor log, pc_tensor line, pc_tensor logits,   \
+                     int64_t most))                                                                 \
+    FORWARD(advance, (pc_ctx * ctx, pc_tensor x, int64_t by))                                       \
     /* l2norm     y = x inv, inv = 1/max(|x|, 1e-12)   x, y (B,E)  inv (B) kept                    */ \
     /*            dx = inv (dy - y (y.dy))                                                        */ \
     FORWARD(l2norm, (pc_ctx * ctx, pc_tensor y, pc_tensor inv, pc_tensor x))                         \

@@ -10,6 +10,10 @@ void cuda_attention_forward(pc_ctx *, pc_tensor o, pc_tensor lse, pc_tensor q, p
 {
     if (q.dim[0] == 0) return;
     if (attention_few_forward(o, lse, q, k, v, mask, scale)) return;
+    if (pc_cuda_recording()) { // the others list tiles, from what the host reads of the mask
+        pc_cuda_decline();
+        return;
+    }
     if (attention_tensor_forward(o, lse, q, k, v, mask, scale)) return;
     BY_TYPE(q, (plain_forward<T, none>(o, lse, q, k, v, mask, none{}, scale)));
 }

@@ -70,6 +70,10 @@ extern "C" void pc_cuda_close(void)
 void *pc_cuda_workspace(size_t bytes)
 {
     if (bytes <= workspace_size) return workspace;
+    if (pc_cuda_recording()) {
+        pc_cuda_decline();
+        return workspace;
+    }
     CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
     CHECK_CUDA(cudaFree(workspace));
     workspace_size = bytes + bytes / 4;
@@ -81,6 +85,10 @@ void *pc_cuda_staged(size_t bytes)
 {
     bytes = (bytes + 255) / 256 * 256;
     PC_ASSERT(bytes <= STAGED, "%zu bytes staged at once", bytes);
+    if (pc_cuda_recording()) { // what the host writes now would stand in every repeat
+        pc_cuda_decline();
+        return staged;
+    }
     if (staged_used + bytes > STAGED) {
         CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
         staged_used = 0;
@@ -150,7 +158,8 @@ static bool holds_address(const void *at)
 
 extern "C" const pc_memory *pc_cuda_memory(void)
 {
-    static const pc_memory memory = {"the GPU",   get_device, put_device, get_shared, put_shared,
-                                     wait_device, copy_bytes, set_mark,   wait_mark,  holds_address};
+    static const pc_memory memory = {"the GPU",      get_device,     put_device,       get_shared,     put_shared,
+                                     wait_device,    copy_bytes,     set_mark,         wait_mark,      holds_address,
+                                     pc_cuda_record, pc_cuda_recorded, pc_cuda_replay, pc_cuda_forget};
     return &memory;
 }

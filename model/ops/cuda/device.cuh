@@ -24,6 +24,15 @@ void *pc_cuda_workspace(size_t bytes);
 // Small arrays made by the host for a launch: pinned, seen by both, not used again before the device has passed.
 void *pc_cuda_staged(size_t bytes);
 
+// Work noted down to be done many times (record.cu): nothing may be waited for meanwhile. A launch that depends on what the
+// host would have to read says so: then there is no such recording.
+bool pc_cuda_recording(void);
+void pc_cuda_decline(void);
+bool pc_cuda_record(void);
+void *pc_cuda_recorded(void);
+void pc_cuda_replay(void *graph);
+void pc_cuda_forget(void *graph);
+
 // Threads of a block; blocks for n items.
 enum { THREADS = 256 };
 static inline unsigned blocks_for(int64_t n, int64_t per = THREADS)
