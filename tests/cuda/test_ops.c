@@ -495,6 +495,34 @@ static void rows(side *s)
     emit(s, "df of splice", df);
 }
 
+// The likeliest id among many that are alike, with what must not be taken among them.
+static void choose(side *s)
+{
+    const int64_t N = size(s, 20), C = size(s, 300) * size(s, 300), most = 1 + (int64_t)draw(s, (uint64_t)C);
+    const pc_tensor ids = pc_alloc1(&s->act, PC_I32, N), log = pc_alloc2(&s->act, PC_I32, 3, N),
+                    line = pc_alloc1(&s->act, PC_I32, 1), got = pc_alloc2(&s->act, PC_F64, 4, N);
+    double *values = malloc((size_t)(N * C) * sizeof *values);
+    if (!values) abort();
+    for (int64_t i = 0; i < N * C; i++) values[i] = (double)draw(s, 50) - 25.0;
+    for (int64_t n = 0; n < N; n++) {
+        const int kind_of = (int)draw(s, 6);
+        double *at = &values[n * C + (int64_t)draw(s, (uint64_t)C)];
+        if (kind_of == 0) *at = (double)NAN;
+        if (kind_of == 1) *at = (double)INFINITY;
+        for (int64_t v = 0; v < C && kind_of == 2; v++) values[n * C + v] = -(double)INFINITY;
+    }
+    const pc_tensor z = place(s, WIDE, values, 1.0, 2, (int64_t[]){N, C});
+    memset(log.data, 0, (size_t)(3 * N) * sizeof(int32_t));
+    pc_i32(line)[0] = 0;
+    s->ctx.ops->advance_forward(&s->ctx, line, 2);
+    s->ctx.ops->argmax_forward(&s->ctx, ids, log, line, z, most);
+    if (s->gpu) s->act.memory->wait();
+    for (int64_t n = 0; n < N; n++) ((double *)got.data)[n] = (double)pc_i32(ids)[n];
+    for (int64_t n = 0; n < 3 * N; n++) ((double *)got.data)[N + n] = (double)pc_i32(log)[n];
+    emit(s, "ids and log", got);
+    free(values);
+}
+
 static void elementwise(side *s)
 {
     const int64_t N = size(s, 300), C = size(s, 300);
@@ -697,7 +725,7 @@ int main(int argc, char **argv)
         double half; // 0: f32 alone
     } cases[] = {
         {"linear", linear, 1e-2},           {"act", act, 1e-2},
-        {"stored", stored, 1e-2},
+        {"stored", stored, 1e-2},           {"choose", choose, 1e-2},
         {"swiglu", swiglu, 1e-2},           {"layernorm", layernorm, 1e-2},
         {"rmsnorm", rmsnorm, 1e-2},         {"rope", rope, 1e-2},
         {"attention", attention, 1e-2},

@@ -223,6 +223,25 @@ static void rows(bench *b)
     expect(b, "gather", picked, NUMBERS(2, 4, 10, 12));
     ctx->ops->splice_forward(ctx, y, table, op_index(&b->o, (const int32_t[]){1, -1, 0}, 3));
     expect(b, "splice", y, NUMBERS(5, 6, 1, 2, 2, 4));
+    // Ties to the lowest; what lies beyond the first four is not looked at; NaN, +inf and nothing but -inf are refused.
+    const pc_tensor z = given(b,
+                              NUMBERS(1, 3, 2, 3, 9, NAN, 0, 1, 2, 3, 0, 1, 2, INFINITY, 0,
+                                      -INFINITY, -INFINITY, -INFINITY, -INFINITY, 1),
+                              PC_DIMS(4, 5));
+    const pc_tensor ids = op_index(&b->o, (const int32_t[]){7, 7, 7, 7}, 4),
+                    line = op_index(&b->o, (const int32_t[]){-1}, 1),
+                    all = op_index(&b->o, (const int32_t[]){5, 5, 5, 5, 5, 5, 5, 5}, 8);
+    ctx->ops->advance_forward(ctx, line, 2);
+    ctx->ops->argmax_forward(ctx, ids, pc_view2(all.data, PC_I32, 2, 4), line, z, 4);
+    const pc_tensor seen = given(b, NULL, PC_DIMS(12));
+    for (int64_t i = 0; i < 12; i++) {
+        const int32_t v = i < 4 ? pc_i32(ids)[i] : pc_i32(all)[i - 4];
+        if (seen.dtype == PC_F64)
+            ((double *)seen.data)[i] = (double)v;
+        else
+            ((float *)seen.data)[i] = (float)v;
+    }
+    expect(b, "argmax", seen, NUMBERS(1, -1, -1, -1, 5, 5, 5, 5, 1, -1, -1, -1));
 }
 
 static void convolution(bench *b)
