@@ -124,11 +124,13 @@ pc_status pc_h5_open_native(hid_t *out, const char *path)
     if (stat(path, &info) != 0) return pc_fail_errno("cannot open");
     if (!S_ISREG(info.st_mode)) return pc_fail(PC_ERR_INPUT, "not a regular file");
     if (access(path, R_OK) != 0) return pc_fail_errno("cannot open");
+    const pc_status whole = pc_h5_check_superblock(path, (int64_t)info.st_size);
+    if (whole) return whole;
     pc_h5_quiet();
     const hid_t fapl = pc_h5_access_list();
     *out = fapl >= 0 ? H5Fopen(path, H5F_ACC_RDONLY, fapl) : fapl;
     if (fapl >= 0) H5Pclose(fapl);
-    if (*out < 0) return pc_h5_fail(PC_ERR_FORMAT, "not an HDF5 file, or cut short");
+    if (*out < 0) return pc_h5_fail(PC_ERR_FORMAT, "broken HDF5");
     pc_status st = check_header(*out);
     if (st) {
         H5Fclose(*out);

@@ -3,6 +3,7 @@
  *
  *   native.c       writing     native_read.c  reading      native_map.c  numbers where they lie in the file
  *   native_text.c  texts and carried files in memory       native_h5.c   HDF5's errors, types and checks
+ *   superblock.c   the first bytes, before HDF5 sees the file
  */
 #ifndef PC_CHECKPOINTS_NATIVE_H5_H
 #define PC_CHECKPOINTS_NATIVE_H5_H
@@ -27,6 +28,9 @@ hid_t pc_h5_memory_type(pc_tensor x); // not to be closed
 hid_t pc_h5_float_type(pc_dtype t);
 bool pc_h5_float_of(pc_dtype *out, hid_t type);
 
+// The first bytes of a file of `size` bytes: HDF5 of a version that there is, no shorter than it says, whose addresses lie
+// within it. PC_ERR_FORMAT says what it is instead, or how much of it is missing.
+pc_status pc_h5_check_superblock(const char *path, int64_t size);
 // A checkpoint, opened for reading: a regular file with our header.
 pc_status pc_h5_open_native(hid_t *out, const char *path);
 // Follows only a hard link; H5I_INVALID_HID when there is none of that name.

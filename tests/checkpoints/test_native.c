@@ -292,6 +292,53 @@ static void test_garbled(void **state)
     free(bytes);
 }
 
+static void expect_unreadable(const char *path, const char *message)
+{
+    pc_native_text t;
+    const pc_status st = pc_native_read_text(&t, path);
+    if (!st || !strstr(pc_error_text(), message) || !strstr(pc_error_text(), path))
+        fail_msg("expected '%s', got %d: '%s'", message, (int)st, pc_error_text());
+}
+
+// Every field of the superblock, wrong: one sentence that says which, before HDF5 sees the file.
+static void test_superblock(void **state)
+{
+    (void)state;
+    size_t n = 0;
+    static const struct {
+        size_t at;
+        unsigned char byte;
+        const char *message;
+    } rows[] = {
+        {8, 9, "version 9; expected 0 to 3"},
+        {9, 4, "addresses of 4"},
+        {10, 0, "lengths of 0"},
+        {12, 1, "begins at byte 1"},
+        {18, 0x80, "begins at byte"},
+        {35, 0x7F, "cut short"},
+        {30, 0xFF, "cut short"},
+        {43, 0x7F, "the root group at"},
+        {36, 0x01, "broken HDF5"},
+    };
+    char *bytes = read_all(write_plain("super.h5", true), &n);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char old = bytes[rows[i].at];
+        bytes[rows[i].at] = (char)rows[i].byte;
+        scratch_write("super.h5", bytes, n);
+        expect_unreadable(scratch_path("super.h5"), rows[i].message);
+        bytes[rows[i].at] = old;
+    }
+    memset(bytes + 20, 0x11, 8); // an extension far behind the end
+    scratch_write("super.h5", bytes, n);
+    expect_unreadable(scratch_path("super.h5"), "behind the end");
+    memset(bytes + 20, 0xFF, 8);
+    scratch_write("super.h5", bytes, n - 1);
+    char message[64];
+    snprintf(message, sizeof message, "cut short: %zu bytes of %zu", n - 1, n);
+    expect_unreadable(scratch_path("super.h5"), message);
+    free(bytes);
+}
+
 // The disk is full at any moment: an error, the old file as it was, nothing left behind.
 static void test_full_disk(void **state)
 {
@@ -325,21 +372,31 @@ static void test_full_disk(void **state)
     free(old);
 }
 
-static void expect_unreadable(const char *path, const char *message)
-{
-    pc_native_text t;
-    const pc_status st = pc_native_read_text(&t, path);
-    if (!st || !strstr(pc_error_text(), message) || !strstr(pc_error_text(), path))
-        fail_msg("expected '%s', got %d: '%s'", message, (int)st, pc_error_text());
-}
-
 static void test_other_files(void **state)
 {
     (void)state;
     scratch_write("text.h5", "this is no HDF5 file, only a name", 33);
     expect_unreadable(scratch_path("text.h5"), "not an HDF5 file");
     scratch_write("empty.h5", "", 0);
-    expect_unreadable(scratch_path("empty.h5"), "not an HDF5 file");
+    expect_unreadable(scratch_path("empty.h5"), "not an HDF5 file: it is empty");
+    static const struct {
+        const char *bytes;
+        size_t size;
+        const char *message;
+    } kinds[] = {
+        {"GGUF\3\0\0\0", 8, "it is a GGUF file"},
+        {"PK\3\4....", 8, "it is a ZIP archive"},
+        {"\x1f\x8b\10\0", 4, "it is a gzip file"},
+        {"\x40\0\0\0\0\0\0\0{\"a\":", 13, "it is a safetensors file"},
+        {"{\"model_type\": 1}", 17, "it is text"},
+        {"\x89HDF\r\n\x1a", 7, "cut short: it has 7 bytes"},
+        {"\x89HDF\r\n\x1a\n\7", 9, "superblock of version 7"},
+        {"\1\2\3", 3, "it begins with 01 02 03"},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        scratch_write("other.h5", kinds[i].bytes, kinds[i].size);
+        expect_unreadable(scratch_path("other.h5"), kinds[i].message);
+    }
     expect_unreadable(scratch_path("nobody.h5"), "No such file");
     expect_unreadable(scratch_path("."), "not a regular file");
 
@@ -418,8 +475,8 @@ int main(void)
         cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_equal_bytes),
         cmocka_unit_test(test_names_and_shapes), cmocka_unit_test(test_parts),
         cmocka_unit_test(test_cut_short),        cmocka_unit_test(test_garbled),
-        cmocka_unit_test(test_full_disk),        cmocka_unit_test(test_other_files),
-        cmocka_unit_test(test_strange_contents),
+        cmocka_unit_test(test_superblock),       cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_other_files),      cmocka_unit_test(test_strange_contents),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
