@@ -113,9 +113,9 @@ static json_t *decoder_json(const pc_decoder_config *d, const char *type, const 
                   "rms_norm_eps", d->eps, "initializer_range", d->std > 0.0 ? d->std : 0.02,
                   "hidden_act", "silu", "tie_word_embeddings", (int)d->tied);
     put_rope(o, &d->rope);
-    if (!strcmp(type, "mistral") || !strcmp(type, "qwen2"))
+    if (!strcmp(type, "mistral") || !strncmp(type, "qwen2", 5))
         json_object_set_new(o, "sliding_window", d->window ? json_integer(d->window) : json_null());
-    if (!strcmp(type, "qwen2")) {
+    if (!strncmp(type, "qwen2", 5)) {
         json_object_set_new(o, "use_sliding_window", json_boolean(d->window > 0));
         if (d->window) json_object_set_new(o, "max_window_layers", json_integer(0));
     }
@@ -192,11 +192,103 @@ static json_t *llava_json(const pc_model_config *c, const pc_tokenizer *tok)
     return o;
 }
 
+// F as a multiple of C that, multiplied and cut, gives F again.
+static json_t *ratio_json(int64_t F, int64_t C)
+{
+    double ratio = (double)F / (double)C;
+    if (F % C == 0) return json_integer(F / C);
+    if ((int64_t)(ratio * (double)C) < F) ratio = nextafter(ratio, INFINITY);
+    return json_real(ratio);
+}
+
+static void put_named(json_t *o, const char *key, const pc_tokenizer *tok, const char *token)
+{
+    const int32_t id = tok ? pc_tokenizer_id(tok, token) : -1;
+    if (id >= 0) json_object_set_new(o, key, json_integer(id));
+}
+
+static json_t *qwen2_vl_json(const pc_model_config *c, const pc_tokenizer *tok)
+{
+    const pc_vlm_config *m = &c->vlm;
+    const pc_vision_config *v = &m->vision;
+    const pc_decoder_config *d = &m->decoder;
+    json_t *text = decoder_json(d, "qwen2_vl_text", tok);
+    json_t *rope = json_object_get(text, "rope_scaling");
+    if (!json_is_object(rope)) {
+        rope = json_pack("{s:s}", "rope_type", "default");
+        json_object_set_new(text, "rope_scaling", rope);
+    }
+    json_object_set_new(rope, "mrope_section",
+                        json_pack("[I, I, I]", (json_int_t)d->mrope[0], (json_int_t)d->mrope[1],
+                                  (json_int_t)d->mrope[2]));
+    json_t *vision =
+        json_pack("{s:s, s:I, s:I, s:I, s:o, s:I, s:i, s:I, s:I, s:I, s:s}", "model_type",
+                  "qwen2_vl_vision", "depth", (json_int_t)v->L, "embed_dim", (json_int_t)v->C,
+                  "hidden_size", (json_int_t)d->C, "mlp_ratio", ratio_json(v->F, v->C), "num_heads",
+                  (json_int_t)v->H, "in_channels", 3, "patch_size", (json_int_t)v->patch,
+                  "spatial_merge_size", (json_int_t)m->merge, "temporal_patch_size",
+                  (json_int_t)v->frames, "hidden_act", act_name(v->act));
+    if (v->theta != 10000.0)
+        json_object_set_new(vision, "rope_parameters",
+                            json_pack("{s:s, s:f}", "rope_type", "axial", "rope_theta", v->theta));
+    json_t *o = json_pack("{s:[s], s:s, s:I, s:b, s:o, s:o}", "architectures",
+                          "Qwen2VLForConditionalGeneration", "model_type", "qwen2_vl",
+                          "image_token_id", (json_int_t)m->image_id, "tie_word_embeddings",
+                          (int)d->tied, "text_config", text, "vision_config", vision);
+    if (m->video_id) json_object_set_new(o, "video_token_id", json_integer(m->video_id));
+    put_named(o, "vision_start_token_id", tok, "<|vision_start|>");
+    put_named(o, "vision_end_token_id", tok, "<|vision_end|>");
+    return o;
+}
+
+static json_t *sam_json(const pc_sam_config *s)
+{
+    json_t *globals = json_pack("[I]", (json_int_t)s->middle); // the first is handed out
+    for (int64_t i = 0; i < s->L; i++)
+        if (s->globals >> i & 1 && i != s->middle) json_array_append_new(globals, json_integer(i));
+    json_t *o =
+        json_pack("{s:s, s:I, s:I, s:o, s:I, s:I, s:I, s:I, s:i, s:I, s:I}", "model_type",
+                  "sam_vision_model", "hidden_size", (json_int_t)s->C, "mlp_dim", (json_int_t)s->F,
+                  "mlp_ratio", ratio_json(s->F, s->C), "num_hidden_layers", (json_int_t)s->L,
+                  "num_attention_heads", (json_int_t)s->H, "image_size", (json_int_t)s->image_size,
+                  "patch_size", (json_int_t)s->patch, "num_channels", 3, "window_size",
+                  (json_int_t)s->window, "output_channels", (json_int_t)s->neck);
+    json_object_set_new(o, "layer_norm_eps", json_real(s->eps));
+    json_object_set_new(o, "hidden_act", json_string(act_name(s->act)));
+    json_object_set_new(o, "qkv_bias", json_boolean(s->qkv_bias));
+    json_object_set_new(o, "use_abs_pos", json_boolean(s->positions));
+    json_object_set_new(o, "use_rel_pos", json_boolean(s->relative));
+    json_object_set_new(o, "global_attn_indexes", globals);
+    return o;
+}
+
+static json_t *deepseek_vl_json(const pc_model_config *c, const pc_tokenizer *tok)
+{
+    const pc_vlm_config *m = &c->vlm;
+    const bool hybrid = m->visual == PC_VISUAL_HYBRID;
+    json_t *vision = vision_json(&m->vision, "siglip_vision_model");
+    json_object_set_new(vision, "vision_use_head", json_boolean(m->vision.head == PC_HEAD_MAP));
+    json_t *o =
+        json_pack("{s:[s], s:s, s:I, s:b, s:o, s:o}", "architectures",
+                  hybrid ? "DeepseekVLHybridForConditionalGeneration"
+                         : "DeepseekVLForConditionalGeneration",
+                  "model_type", hybrid ? "deepseek_vl_hybrid" : "deepseek_vl", "image_token_id",
+                  (json_int_t)m->image_id, "tie_word_embeddings", (int)m->decoder.tied,
+                  "text_config", decoder_json(&m->decoder, decoder_type(&m->decoder), tok),
+                  "vision_config", vision);
+    if (hybrid) json_object_set_new(o, "high_res_vision_config", sam_json(&m->high));
+    return o;
+}
+
 static json_t *made_for(const pc_model_config *c, const pc_tokenizer *tok)
 {
     if (c->kind == PC_MODEL_CLIP)
         return c->clip.loss == PC_CONTRAST_SIGMOID ? siglip_json(c, tok) : clip_json(c, tok);
-    return c->vlm.vision.L ? llava_json(c, tok) : text_json(c, tok);
+    if (!c->vlm.vision.L) return text_json(c, tok);
+    if (c->vlm.visual == PC_VISUAL_GRID) return qwen2_vl_json(c, tok);
+    // SigLIP's rows behind its last norm: LLaVA takes those before it.
+    const bool deepseek = c->vlm.visual == PC_VISUAL_HYBRID || c->vlm.feature_norm;
+    return deepseek ? deepseek_vl_json(c, tok) : llava_json(c, tok);
 }
 
 /* ---- the same model? ---- */
@@ -210,11 +302,12 @@ static bool beside_the_point(const char *key)
     return false;
 }
 
+// Numbers that came through a GGUF were rounded to f32.
 static bool same_value(const json_t *a, const json_t *b)
 {
     if (json_is_number(a) && json_is_number(b))
         return fabs(json_number_value(a) - json_number_value(b)) <=
-               1e-9 * fabs(json_number_value(a));
+               6e-8 * fabs(json_number_value(a));
     return json_equal((json_t *)(uintptr_t)a, (json_t *)(uintptr_t)b);
 }
 
@@ -367,11 +460,97 @@ static json_t *three(const double v[3])
     return json_pack("[f,f,f]", v[0], v[1], v[2]);
 }
 
+/* DeepSeek's classes pad with the mean only where it is stated; grey otherwise, beside the class's own mean. */
+static void put_mean(json_t *o, const char *mean_key, const char *std_key, const double mean[3],
+                     const double std[3], const uint8_t fill[3])
+{
+    bool grey = true, own = true;
+    for (int i = 0; i < 3; i++) {
+        grey = grey && fill[i] == 127;
+        own = own && fill[i] == (uint8_t)floor(255.0 * mean[i]);
+    }
+    if (grey && !own) return;
+    json_object_set_new(o, mean_key, three(mean));
+    json_object_set_new(o, std_key, three(std));
+}
+
+/* Patches of any grid, and squares whose longer side is fitted: their classes' own keys. */
+static json_t *other_processor(const pc_image_config *c)
+{
+    const bool patches = c->kind == PC_IMAGE_PATCHES, hybrid = c->kind == PC_IMAGE_HYBRID;
+    json_t *o = json_pack("{s:s, s:b, s:b, s:b, s:b, s:f, s:i}", "image_processor_type",
+                          patches  ? "Qwen2VLImageProcessor"
+                          : hybrid ? "DeepseekVLHybridImageProcessor"
+                                   : "DeepseekVLImageProcessor",
+                          "do_convert_rgb", 1, "do_resize", 1, "do_rescale", 1, "do_normalize", 1,
+                          "rescale_factor", 1.0 / 255.0, "resample",
+                          c->filter == PC_FILTER_BICUBIC ? 3 : 2);
+    const struct {
+        const char *key;
+        int64_t v;
+    } counts[] = {{"patch_size", c->patch},
+                  {"temporal_patch_size", c->temporal},
+                  {"merge_size", c->merge},
+                  {"min_pixels", c->min_pixels},
+                  {"max_pixels", c->max_pixels}};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts && patches; i++)
+        json_object_set_new(o, counts[i].key, json_integer(counts[i].v));
+    if (patches) {
+        json_object_set_new(o, "image_mean", three(c->mean));
+        json_object_set_new(o, "image_std", three(c->std));
+        json_object_set_new(o, "size",
+                            json_pack("{s:I, s:I}", "shortest_edge", (json_int_t)c->min_pixels,
+                                      "longest_edge", (json_int_t)c->max_pixels));
+        return o;
+    }
+    json_object_set_new(o, "size",
+                        json_pack("{s:I, s:I}", "height", (json_int_t)c->size, "width",
+                                  (json_int_t)c->size));
+    put_mean(o, "image_mean", "image_std", c->mean, c->std, c->fill);
+    json_object_set_new(o, "min_size", json_integer(c->min_size));
+    json_object_set_new(o, "do_pad", json_true());
+    if (hybrid) {
+        const json_int_t S = c->high.size;
+        json_object_set_new(o, "high_res_size", json_pack("{s:I, s:I}", "height", S, "width", S));
+        json_object_set_new(o, "high_res_resample",
+                            json_integer(c->high.filter == PC_FILTER_BICUBIC ? 3 : 2));
+        put_mean(o, "high_res_image_mean", "high_res_image_std", c->high.mean, c->high.std,
+                 c->high.fill);
+    }
+    return o;
+}
+
+/* The same settings, but for those that no processor's file has. */
+static bool same_settings(const pc_image_config *a, pc_image_config b)
+{
+    b.orient = a->orient;
+    b.drop_alpha = a->drop_alpha;
+    json_t *x = pc_image_config_to_json(a), *y = pc_image_config_to_json(&b);
+    const bool same = x && y && json_equal(x, y);
+    json_decref(x);
+    json_decref(y);
+    return same;
+}
+
+static pc_status other_preprocessor(json_t **out, const pc_image_config *c)
+{
+    pc_image_config back;
+    json_t *o = other_processor(c);
+    if (!o) return pc_fail(PC_ERR_MEMORY, "preprocessor_config.json");
+    const pc_status st = pc_image_config_from_hf(&back, o);
+    if (!st && same_settings(c, back))
+        *out = o;
+    else
+        json_decref(o);
+    return st == PC_ERR_MEMORY ? st : PC_OK;
+}
+
 pc_status pc_hf_preprocessor_json(json_t **out, const pc_image_config *c)
 {
     pc_image_config back;
     *out = NULL;
-    if (c->kind != PC_IMAGE_SQUARE && c->kind != PC_IMAGE_TILES) return PC_OK;
+    if (c->kind == PC_IMAGE_PATCHES || c->kind == PC_IMAGE_HYBRID || c->fit == PC_FIT_LONGEST)
+        return other_preprocessor(out, c);
     const bool tiles = c->kind == PC_IMAGE_TILES;
     const bool squash = !tiles && c->fit == PC_FIT_SQUASH;
     const char *type =

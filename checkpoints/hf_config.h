@@ -2,8 +2,9 @@
  * hf_config.h - the JSON files of a Hugging Face directory, made from a model of ours.
  *
  * config.json is the one that came with the model, where there is one and it still says what the model is; otherwise
- * one is made for the family that can say it: clip, siglip, llava, llama, mistral, qwen2. Either is read back and
- * compared with the model key by key: what a family's config.json cannot say is refused by the key's name.
+ * one is made for the family that can say it: clip, siglip, llava, qwen2_vl, deepseek_vl, llama, mistral, qwen2.
+ * Either is read back and compared with the model key by key: what a family's config.json cannot say is refused by
+ * the key's name.
  */
 #ifndef PC_CHECKPOINTS_HF_CONFIG_H
 #define PC_CHECKPOINTS_HF_CONFIG_H

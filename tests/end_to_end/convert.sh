@@ -48,7 +48,13 @@ cmp "$tmp/a" "$tmp/b" || fail "llava: other logits from GGUF"
 convert import "$tmp/llava-gguf/llava-F32.gguf" --out "$tmp/back.h5"
 logits "$tmp/back.h5" tests/goldens/llava "$tmp/b"
 cmp "$tmp/a" "$tmp/b" || fail "llava: other logits from GGUF's checkpoint"
-echo "there and back: llava, clip, siglip"
+# What a GGUF pair does not carry is made: a directory of the family, with its image processor's file.
+convert export tests/goldens/qwen2_vl --format gguf --dtype F32 --out "$tmp/qwen2-gguf"
+convert export "$tmp/qwen2-gguf/qwen2_vl-F32.gguf" --format hf --out "$tmp/qwen2"
+logits tests/goldens/qwen2_vl tests/goldens/qwen2_vl "$tmp/a"
+logits "$tmp/qwen2" tests/goldens/qwen2_vl "$tmp/b"
+cmp "$tmp/a" "$tmp/b" || fail "qwen2_vl: other logits from GGUF's directory"
+echo "there and back: llava, clip, siglip, qwen2_vl"
 
 # Stretched rotary positions: yarn has keys in GGUF, a base that depends on the sequence has none.
 convert export tests/goldens/yarn --format gguf --dtype F32 --out "$tmp/yarn-gguf"
