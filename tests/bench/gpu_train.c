@@ -33,6 +33,7 @@ typedef struct bench {
     const options *o;
     const json_t *row;
     int64_t batch;
+    bool recompute;
     pc_backend backend;
     pc_model model;
     pc_pool *pool;
@@ -43,7 +44,7 @@ typedef struct bench {
     pc_arena data, pixels, weights, tables;
     pc_batch step;
     uint64_t drawn; // tokens so far
-    double loss;
+    double loss, flops;
 } bench;
 
 static void must(pc_status st)
@@ -362,7 +363,6 @@ static void open_bench(bench *b, const json_t *file, size_t *before)
     *before = device_free(b);
 
     bind_weights(b);
-    if (b->o->recompute) plan_recompute(&b->model, PC_RECOMPUTE_BLOCK);
     plan_request *q = &b->request;
     *q = (plan_request){.model = &b->model,
                         .pool = b->pool,
@@ -380,6 +380,12 @@ static void open_bench(bench *b, const json_t *file, size_t *before)
                             .images = b->batch,
                             .supervised = b->step.supervised};
     must(plan_make(&b->plan, q));
+    b->flops = b->plan.flops_step; // what is computed again does not count
+    b->recompute = b->o->recompute || b->plan.total > q->limit; // as compute.recompute: auto has it
+    if (b->recompute) {
+        plan_recompute(&b->model, PC_RECOMPUTE_BLOCK);
+        must(plan_make(&b->plan, q));
+    }
     must(plan_check(&b->plan, q));
     const engine_config e = {.backend = &b->backend,
                              .gradients = q->gradients,
@@ -486,14 +492,14 @@ static const char *who(const bench *b)
     if (!b->backend.memory || q->real == PC_F32) return "percept fp32";
     snprintf(text, sizeof text, "percept%s%s%s%s", q->gradients == PC_F32 ? " fp32 gradients" : "",
              q->moments == PC_F32 ? " fp32 moments" : "", q->master ? " fp32 master" : "",
-             b->o->recompute ? " recompute" : "");
+             b->recompute ? " recompute" : "");
     return text;
 }
 
 static void print(const bench *b, const result *r)
 {
     const plan *p = &b->plan;
-    const double ms = 1e3 * r->median, tera = 1e-12 * p->flops_step;
+    const double ms = 1e3 * r->median, tera = 1e-12 * b->flops;
     const double off = r->memory ? 100.0 * ((double)p->total / (double)r->memory - 1.0) : 0.0;
     if (b->o->json) {
         json_t *o = json_pack("{s:s, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:I}", "row",
@@ -509,11 +515,12 @@ static void print(const bench *b, const result *r)
         return;
     }
     char have[32], planned[32];
-    printf("%s: %.2f ms a step (median of %lld; %.2f without waiting), %.3f TFLOP, %.1f TFLOP/s, "
-           "memory %s, planned %s (%+.1f %%)\n",
-           b->o->row, ms, (long long)b->o->steps, 1e3 * r->through, tera, tera / r->median,
-           plan_bytes(have, sizeof have, (double)r->memory),
-           plan_bytes(planned, sizeof planned, (double)p->total), off);
+    printf(
+        "%s, %s: %.2f ms a step (median of %lld; %.2f without waiting), %.3f TFLOP, %.1f TFLOP/s, "
+        "memory %s, planned %s (%+.1f %%)\n",
+        b->o->row, who(b), ms, (long long)b->o->steps, 1e3 * r->through, tera, tera / r->median,
+        plan_bytes(have, sizeof have, (double)r->memory),
+        plan_bytes(planned, sizeof planned, (double)p->total), off);
 }
 
 // A product of 8192^3 as every linear map is made, and the device's copy of a GiB: read and written.
