@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with a GPU: builds with CUDA, holds every operation to the portable kernels in double (f32 and bf16), every
-# model of tests/goldens to PyTorch's numbers, a short training run to the same on the CPU, and a run stopped and resumed
-# to one that was not.
+# model of tests/goldens to PyTorch's numbers, short runs of the three stages to the same on the CPU (fp32, bf16 with fp32
+# originals, bf16 alone), and runs stopped and resumed to ones that were not.
 #
 #   scripts/gpu_check.sh [BUILD]     BUILD: a folder already built with -DPERCEPT_CUDA=ON (default: build/cuda, built here)
 set -euo pipefail
@@ -28,21 +28,58 @@ folders=(tests/goldens/*/)
 PERCEPT_DEVICE=cuda "$build/tests/test_parity_folders" "${folders[@]%/}" | tee "$work/parity.txt" | grep -E 'FAIL' && exit 1
 echo "$(grep -c ' ok ' "$work/parity.txt") comparisons, none failing"
 
-step "thirty steps on both devices"
 "$PERCEPT_BIN/percept-data" scenes "$work/scenes" --images 400 >/dev/null
-run() { # DEVICE OUT [more]
-    "$PERCEPT_BIN/percept-train" configs/quickstart/pretrain.yaml --set data.root="$work/scenes" \
-        --set length.steps=30 --set eval.every=15 --set checkpoint.every=10 --set batch.size=64 \
-        --set device="$1" --set out="$work/$2" >/dev/null
+# STAGE OUT [key=value]...: the quickstart's recipe of a stage, short, in a folder of its own. Nothing of it depends on how many
+# steps there are to be, so that a run may be stopped by its length.
+train() {
+    local stage=$1 out=$2 set sets=()
+    shift 2
+    case $stage in
+    align) sets+=(--set "model.vision_from=$work/pretrain/checkpoints/best.h5"
+        --set "data.text.tokenizer=$work/pretrain/checkpoints/best.h5") ;;
+    tune) sets+=(--set "model.from=$work/align/checkpoints/best.h5") ;;
+    esac
+    for set in data.root="$work/scenes" out="$work/$out" optim.schedule=constant optim.warmup=0 optim.lr=1e-3 length.steps=30 \
+        eval.every=15 eval.samples=32 checkpoint.every=15 report.samples=2 batch.micro=8 "$@"; do
+        if [ "$set" = --resume ]; then sets+=("$set"); else sets+=(--set "$set"); fi
+    done
+    "$PERCEPT_BIN/percept-train" "configs/quickstart/$stage.yaml" "${sets[@]}" >/dev/null 2>"$work/log" || { cat "$work/log"; exit 1; }
 }
-run cpu cpu
-run cuda cuda
-run cuda again
-cmp "$work/cuda/checkpoints/last.h5" "$work/again/checkpoints/last.h5"
-echo "twice on the GPU: the same bytes"
-losses() { awk '{ match($0, /"loss": ?[-+0-9.e]+/); s = substr($0, RSTART, RLENGTH); sub(/.*: ?/, "", s); print s }' "$1"; }
-paste -d' ' <(losses "$work/cpu/metrics.jsonl") <(losses "$work/cuda/metrics.jsonl") |
-    awk '{ d = ($1 - $2) / $1; if (d < 0) d = -d; if (d > worst) worst = d }
-         END { printf "losses of CPU and GPU differ by %.1e at most\n", worst; exit !(NR == 30 && worst < 1e-4) }'
+same() { cmp "$work/$1/checkpoints/last.h5" "$work/$2/checkpoints/last.h5"; }
+losses() { awk '{ match($0, /"loss": ?[-+0-9.e]+/); s = substr($0, RSTART, RLENGTH); sub(/.*: ?/, "", s); print s }' "$work/$1/metrics.jsonl"; }
+close_to() { # A B TOLERANCE: of every step's loss, relative
+    paste -d' ' <(losses "$1") <(losses "$2") |
+        awk -v a="$1" -v b="$2" -v most="$3" '{ d = ($1 - $2) / $1; if (d < 0) d = -d; if (!(d <= worst)) worst = d }
+             END { printf "%-16s and %-16s: losses of %d steps differ by %.1e at most, %.0e allowed\n", a, b, NR, worst, most
+                   exit !(NR == 30 && worst < most) }'
+}
+for stage in pretrain align tune; do
+    step "$stage: thirty steps on both devices, in fp32 and in bf16; twice; stopped and gone on with"
+    train $stage $stage device=cpu
+    train $stage $stage-fp32 device=cuda precision=fp32
+    close_to $stage $stage-fp32 1e-4 # seen: 2e-7
+    train $stage $stage-bf16 device=cuda precision=bf16
+    close_to $stage $stage-bf16 3e-2
+    train $stage $stage-again device=cuda precision=bf16
+    same $stage-bf16 $stage-again
+    train $stage $stage-stopped device=cuda precision=bf16 length.steps=15
+    train $stage $stage-stopped device=cuda precision=bf16 --resume
+    same $stage-bf16 $stage-stopped
+    narrow=(device=cuda precision=bf16 optim.master=none optim.moments=bf16 optim.gradients=bf16)
+    train $stage $stage-narrow "${narrow[@]}"
+    close_to $stage $stage-narrow 5e-2
+    train $stage $stage-narrow-stopped "${narrow[@]}" length.steps=15
+    train $stage $stage-narrow-stopped "${narrow[@]}" --resume
+    same $stage-narrow $stage-narrow-stopped
+    echo "twice, and stopped and resumed, with fp32 originals and without: the same bytes"
+done
+
+step "what the GPU trained in bf16, asked on the CPU and on the GPU"
+image=$(find "$work/scenes" -name '*.png' | sort | head -1)
+for way in cpu:fp32 cuda:fp32 cuda:bf16; do
+    printf '%s: ' "$way"
+    PERCEPT_DEVICE=${way%:*} PERCEPT_PRECISION=${way#*:} "$PERCEPT_BIN/percept" ask "$work/tune-bf16/checkpoints/best.h5" \
+        --image "$image" --greedy --max-tokens 16 "What is there?"
+done
 
 step "all of it holds"
