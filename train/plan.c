@@ -339,9 +339,32 @@ pc_status plan_make(plan *out, const plan_request *q)
     return PC_OK;
 }
 
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/*
+ * The largest workspace of a kernel, which grows by a quarter more than it must: logits of a part of the rows and their
+ * gradients, or scores of a part of the batch (ops/cuda: xent.cu, contrast.cu). Then that of the matrix products, what
+ * host and device hand over, and the kernels themselves.
+ */
 size_t plan_device_room(const plan_request *q)
 {
-    return q->memory ? (size_t)1 << 30 : 0;
+    const size_t mib = (size_t)1 << 20, type = pc_dtype_size(q->real);
+    if (!q->memory) return 0;
+    size_t work;
+    if (q->model->config.kind == PC_MODEL_CLIP) {
+        const size_t B = (size_t)q->batch, E = (size_t)q->model->config.clip.text.E;
+        work = smaller(256 * mib, B * B * sizeof(float)) + 3 * B * E * sizeof(float);
+    } else {
+        const pc_decoder_config *c = &q->model->config.vlm.decoder;
+        const size_t N = (size_t)q->train.rows, V = (size_t)c->V, C = (size_t)c->C;
+        const size_t R = smaller(N, 256 * mib / (V * type));
+        work = smaller(128 * mib, N * V * sizeof(float)) + 2 * R * C * type;
+        if (q->real == PC_BF16) work += R * V * type;
+    }
+    return work + work / 4 + (64 + 32 + 128) * mib;
 }
 
 static void set_recompute(pc_recompute *config, pc_transformer *blocks, pc_recompute how)

@@ -18,9 +18,11 @@
 #include "model/ops/cpu/workspace.h"
 #include "model/ops/ops.h"
 
-// The scratch of one kernel call: taken and given back, so that the arena's peak remembers it.
+// The scratch of one kernel call of the CPU's: taken and given back, so that the arena's peak remembers it. A device's
+// kernels have a workspace of their own, beside the arenas.
 static inline void pc_dry_workspace(pc_ctx *ctx, size_t bytes)
 {
+    if (ctx->scratch->memory) return;
     const size_t mark = pc_arena_mark(ctx->scratch);
     if (bytes > 0) pc_arena_bytes(ctx->scratch, bytes);
     pc_arena_release(ctx->scratch, mark);
