@@ -275,8 +275,8 @@ static void alloc_tables(pc_rope *out, pc_arena *a, pc_dtype t, int64_t R, int64
 {
     PC_ASSERT(D % 2 == 0 && (t == PC_F32 || t == PC_F64), "rotary tables %lld wide, of %s",
               (long long)D, pc_dtype_name(t));
-    out->cos_table = pc_alloc2(a, t, R, D / 2);
-    out->sin_table = pc_alloc2(a, t, R, D / 2);
+    *out = (pc_rope){.cos_table = pc_alloc2(a, t, R, D / 2), // and no axes yet
+                     .sin_table = pc_alloc2(a, t, R, D / 2)};
 }
 
 void pc_rope_tables(pc_rope *out, pc_arena *a, pc_dtype t, const pc_rope_config *c, int64_t R,
@@ -294,8 +294,7 @@ void pc_rope_dynamic(pc_ctx *ctx, pc_seq *seq, const pc_rope_config *c, int64_t 
     const int64_t N = seq->pos.dim[0];
     const pc_tensor at = pc_alloc1(ctx->act, PC_I32, N), pos = seq->pos;
     int32_t last = 0;
-    seq->rope = (pc_rope){0};
-    alloc_tables(&seq->rope, ctx->act, ctx->real, N, D);
+    alloc_tables(&seq->rope, ctx->act, pc_stat(ctx), N, D);
     seq->pos = at;
     if (ctx->act->dry) return;
     for (int64_t n = 0; n < N; n++) {
