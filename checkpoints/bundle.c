@@ -12,7 +12,6 @@
 #include "checkpoints/hf_carry.h"
 #include "checkpoints/mapped.h"
 #include "model/core/file.h"
-#include "model/ops/backend.h"
 #include "model/core/log.h"
 #include <limits.h>
 #include <stdio.h>
@@ -420,10 +419,7 @@ pc_status pc_bundle_open_pair(pc_bundle *out, const char *path, const char *mmpr
 
 pc_status pc_bundle_open_mapped(pc_bundle *out, const char *path, const char *mmproj)
 {
-    pc_backend b;
-    const pc_status st = pc_backend_choose(&b, NULL);
-    // A device is given numbers in f32, not the types of files.
-    return st ? st : open_any(out, path, mmproj, b.memory ? LOADED : MAPPED);
+    return open_any(out, path, mmproj, MAPPED);
 }
 
 pc_status pc_bundle_open_light(pc_bundle *out, const char *path)

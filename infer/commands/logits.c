@@ -250,8 +250,7 @@ static pc_status run(const char *model_path, const char *mmproj, const char *ada
     pc_status st;
 
     if ((st = pc_runner_open(&runner, (int)threads, NULL)) ||
-        (st = runner.backend.memory ? pc_bundle_open(&bundle, model_path)
-                                    : pc_bundle_open_mapped(&bundle, model_path, mmproj)) ||
+        (st = pc_bundle_open_mapped(&bundle, model_path, mmproj)) ||
         (st = pc_bundle_adapt(&bundle, adapter)) || (st = pc_safetensors_open(&file, inputs)))
         goto done;
     if ((st = pc_given_open(&j.given, file, &bundle.model.config, "", -1)) || (st = prepare(&j))) {
