@@ -520,7 +520,8 @@ static pc_tensor hybrid_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l,
     const pc_grad_ops *const grad_ops = ctx->grad_ops;
     const pc_tensor s = tower_forward(ctx, kept, l, pictures->pixels);
     if (!pc_hybrid_high_trains(&l->hybrid)) ctx->grad_ops = NULL;
-    const pc_tensor f = pc_hybrid_high_forward(ctx, &kept->hybrid, &l->hybrid, pictures->high);
+    const pc_tensor f =
+        pc_hybrid_high_forward(ctx, &kept->hybrid, &l->hybrid, pc_place(ctx, pictures->high));
     ctx->grad_ops = grad_ops;
     return pc_hybrid_join_forward(ctx, &kept->hybrid, &l->hybrid, f, s);
 }

@@ -4,7 +4,8 @@
  * A block takes one query row, the heads that share one key head (up to 8 of them), and one of `splits` equal parts of the
  * keys that the row sees. Lanes hold 8 columns each, so W / 8 of them a key; every such team lets its keys pass by four at a
  * time, loads of keys and values on their way together, with a running maximum and sum a head (as flash decoding, Dao et
- * al. 2023). Teams are put together in order, then parts, in order too: equal inputs give equal bits.
+ * al. 2023). Teams are put together in order; the block that finishes last puts the parts together, in order too: equal inputs
+ * give equal bits, whoever is last.
  *
  * What a row sees is read on the device. Inside a graph being captured it is read from the mask's own arrays, which the host
  * may rewrite before the graph is launched again, and `splits` follows from the cache's size alone.
@@ -14,7 +15,8 @@
 #include <math.h>
 
 enum { BLOCK = 128, AHEAD = 4 };
-static constexpr int64_t MOST_ROWS = 8, MOST_SPLITS = 64;
+static constexpr int64_t MOST_ROWS = 8;
+static constexpr int MOST_SPLITS = 64;
 
 typedef struct row_sight {
     const int32_t *lo, *hi, *plo, *phi; // [row * step]
@@ -56,14 +58,17 @@ template <int TEAM> __device__ __forceinline__ float team_sum(float v)
     return v;
 }
 
-// parts: per (row, head, split) a maximum, a sum, and D columns (unused with one split, which writes o and lse).
+// parts: per (row, head, split) a maximum, a sum, and D columns (unused with one split, which writes o and lse). finished: of the
+// blocks of a row and its heads how many, 0 again at the end.
 template <int W, int HEADS, class T>
 __global__ void __launch_bounds__(BLOCK)
-    few(T *o, int64_t os, float *lse, const T *q, int64_t qs, const T *k, int64_t ks, const T *v, int64_t vs, row_sight see, float *parts, int splits,
-        heads z)
+    few(T *o, int64_t os, float *lse, const T *q, int64_t qs, const T *k, int64_t ks, const T *v, int64_t vs, row_sight see, float *parts, int *finished,
+        int splits, heads z)
 {
     constexpr int TEAM = W / 8, TEAMS = BLOCK / TEAM;
     __shared__ float tops[TEAMS][HEADS], sums[TEAMS][HEADS], columns[BLOCK / 32][HEADS][W];
+    __shared__ float weights[HEADS][MOST_SPLITS], totals[HEADS], highs[HEADS];
+    __shared__ bool last;
     const int64_t n = blockIdx.z;
     const int share = (int)(z.H / z.G), chunks = (share + HEADS - 1) / HEADS, g = blockIdx.y / chunks, h0 = g * share + blockIdx.y % chunks * HEADS;
     const int count = min(HEADS, (g + 1) * share - h0), D = (int)z.D;
@@ -194,24 +199,45 @@ __global__ void __launch_bounds__(BLOCK)
             }
         }
     }
-}
-
-// A block a (row, head): its parts, in order.
-template <class T> __global__ void put_together(T *o, int64_t os, float *lse, const float *parts, int splits, int64_t H, int64_t D)
-{
-    const int64_t at = blockIdx.x, n = at / H, h = at % H, step = D + 2;
-    const float *from = parts + at * splits * step;
-    float high = -INFINITY, total = 0.0f;
-    for (int s = 0; s < splits; s++) high = fmaxf(high, from[s * step]);
-    const float base = high == -INFINITY ? 0.0f : high;
-    for (int s = 0; s < splits; s++) total += from[s * step + 1] * exp2f(from[s * step] - base);
-    const float by = total > 0.0f ? 1.0f / total : 0.0f;
-    for (int64_t d = threadIdx.x; d < D; d += blockDim.x) {
-        float w = 0.0f;
-        for (int s = 0; s < splits; s++) w += from[s * step + 2 + d] * exp2f(from[s * step] - base);
-        put(o, n * os + h * D + d, w * by);
+    if (splits == 1) return;
+    __threadfence();
+    __syncthreads();
+    int *mine = finished + n * gridDim.y + blockIdx.y;
+    if (threadIdx.x == 0) last = atomicAdd(mine, 1) == splits - 1;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    const int64_t step = z.D + 2;
+    const float *from = parts + (n * z.H + h0) * splits * step;
+    for (int i = threadIdx.x / 32; i < count; i += BLOCK / 32) {
+        const float *head = from + i * splits * step;
+        float high = -INFINITY, total = 0.0f;
+        for (int s = threadIdx.x % 32; s < splits; s += 32) high = fmaxf(high, __ldcg(head + s * step));
+        high = warp_max(high);
+        const float base = high == -INFINITY ? 0.0f : high;
+        for (int s = threadIdx.x % 32; s < splits; s += 32) {
+            weights[i][s] = exp2f(__ldcg(head + s * step) - base);
+            total += weights[i][s] * __ldcg(head + s * step + 1);
+        }
+        total = warp_sum(total);
+        if (threadIdx.x % 32 == 0) {
+            totals[i] = total;
+            highs[i] = high;
+        }
     }
-    if (threadIdx.x == 0) lse[at] = total > 0.0f ? (high + log2f(total)) * 0.69314718055994531f : -INFINITY;
+    __syncthreads();
+    for (int at = threadIdx.x; at < count * W; at += BLOCK) {
+        const int i = at / W, d = at % W;
+        const int64_t h = h0 + i;
+        if (d >= D) continue;
+        const float *head = from + i * splits * step + 2 + d;
+        float w = 0.0f;
+#pragma unroll 8
+        for (int s = 0; s < splits; s++) w += weights[i][s] * __ldcg(head + s * step);
+        put(o, n * os + h * z.D + d, totals[i] > 0.0f ? w / totals[i] : 0.0f);
+        if (d == 0) lse[n * z.H + h] = totals[i] > 0.0f ? (highs[i] + log2f(totals[i])) * 0.69314718055994531f : -INFINITY;
+    }
+    if (threadIdx.x == 0) *mine = 0;
 }
 
 // ---- the host's side ---------------------------------------------------------------------------------
@@ -220,18 +246,18 @@ typedef struct operands {
     pc_tensor o, lse, q, k, v;
     row_sight see;
     float *parts;
+    int *finished;
     int splits;
     heads z;
 } operands;
 
 template <int W, int HEADS, class T> static void launch(const operands *x)
 {
-    const int64_t N = x->q.dim[0], H = x->z.H, G = x->z.G, chunks = (H / G + HEADS - 1) / HEADS;
+    const int64_t N = x->q.dim[0], G = x->z.G, chunks = (x->z.H / G + HEADS - 1) / HEADS;
     auto *kernel = few<W, HEADS, T>;
     LAUNCH(kernel, dim3((unsigned)x->splits, (unsigned)(G * chunks), (unsigned)N), BLOCK, 0, (T *)x->o.data, x->o.stride, (float *)x->lse.data,
-           (const T *)x->q.data, x->q.stride, (const T *)x->k.data, x->k.stride, (const T *)x->v.data, x->v.stride, x->see, x->parts, x->splits, x->z);
-    if (x->splits > 1)
-        LAUNCH(put_together<T>, (unsigned)(N * H), 64, 0, (T *)x->o.data, x->o.stride, (float *)x->lse.data, x->parts, x->splits, H, x->z.D);
+           (const T *)x->q.data, x->q.stride, (const T *)x->k.data, x->k.stride, (const T *)x->v.data, x->v.stride, x->see, x->parts, x->finished, x->splits,
+           x->z);
 }
 
 template <int W, class T> static void launch_heads(const operands *x)
@@ -276,6 +302,20 @@ static row_sight sight_of(const pc_mask *m, int64_t N)
     return s;
 }
 
+// `count` zeros that kernels leave as zeros.
+static int *counters(int64_t count)
+{
+    static int *zeros;
+    static int64_t room;
+    if (count <= room) return zeros;
+    CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
+    CHECK_CUDA(cudaFree(zeros));
+    room = count < 4096 ? 4096 : 2 * count;
+    CHECK_CUDA(cudaMalloc((void **)&zeros, (size_t)room * sizeof *zeros));
+    CHECK_CUDA(cudaMemsetAsync(zeros, 0, (size_t)room * sizeof *zeros, pc_cuda_stream));
+    return zeros;
+}
+
 bool attention_few_forward(pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k, pc_tensor v, const pc_mask *mask, double scale)
 {
     const int64_t N = q.dim[0], H = q.dim[1], D = q.dim[2], G = k.dim[1], S = mask->S > 0 ? mask->S : 1;
@@ -283,14 +323,14 @@ bool attention_few_forward(pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k,
     if (!by_vectors(q) || !by_vectors(k) || !by_vectors(v) || D % 8 != 0) return false;
     static int processors;
     if (!processors) CHECK_CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
-    // About four blocks a processor, none with fewer than 64 keys of a full cache.
-    const int64_t share = H / G, blocks = N * G * ((share + 7) / 8), most = (k.dim[0] / S + 63) / 64;
-    int64_t splits = (4 * (int64_t)processors + blocks - 1) / blocks;
+    // Four to eight blocks a processor, none with fewer than 64 keys of a full cache.
+    const int64_t share = H / G, blocks = N * G * ((share + 7) / 8), wanted = (share <= 2 ? 8 : 4) * (int64_t)processors;
+    int64_t splits = (wanted + blocks - 1) / blocks;
+    const int64_t most = (k.dim[0] / S + 63) / 64;
     splits = splits < most ? splits : most;
-    splits = splits < MOST_SPLITS ? splits : MOST_SPLITS;
-    splits = splits < 1 ? 1 : splits;
+    splits = splits > MOST_SPLITS ? MOST_SPLITS : splits < 1 ? 1 : splits;
     float *parts = (float *)pc_cuda_workspace((size_t)(N * H * splits * (D + 2)) * sizeof *parts);
-    const operands x = {o, lse, q, k, v, sight_of(mask, N), parts, (int)splits, {H, G, D, (float)scale}};
+    const operands x = {o, lse, q, k, v, sight_of(mask, N), parts, counters(blocks), (int)splits, {H, G, D, (float)scale}};
     BY_TYPE(q, launch_width<T>(&x));
     return true;
 }

@@ -65,14 +65,138 @@ __device__ __forceinline__ void load_tile(uint32_t tile, const bf16 *x, int64_t 
     }
 }
 
-// What cp.async and ordinary stores have put into shared memory, made visible to wgmma; then everyone meets.
-template <bool HOPPER> __device__ __forceinline__ void tiles_ready()
+// What this thread has put into shared memory, made visible to wgmma.
+template <bool HOPPER> __device__ __forceinline__ void show_tiles()
 {
 #if HAS_WGMMA
     if constexpr (HOPPER) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
+}
+
+// The same of all threads, for all.
+template <bool HOPPER> __device__ __forceinline__ void tiles_ready()
+{
+    show_tiles<HOPPER>();
     __syncthreads();
 }
+
+// ---- tiles that pass by ------------------------------------------------------------------------------
+
+__device__ __forceinline__ void barrier_open(uint32_t at, int count)
+{
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(uint32_t at)
+{
+    asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}" ::"r"(at) : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(uint32_t at, uint32_t parity)
+{
+#if HAS_WGMMA
+    uint32_t done;
+    do {
+        asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+                     : "=r"(done)
+                     : "r"(at), "r"(parity)
+                     : "memory");
+    } while (!done);
+#endif
+}
+
+/*
+ * Tiles that all threads of a block load together and use one after the other.
+ *
+ * On Hopper there are three places. Warps say for each place when it is full (their own copies have come) and when they have
+ * done with it, so that the groups of a block need not go in step: while one computes exponentials the products of another
+ * run. Elsewhere there are two places and everyone meets before each tile.
+ *
+ *   ring.start(load)                      the first tiles are on their way
+ *   for each tile: here = ring.ready(load)   its place; it can be read
+ *                  ring.during()             once, while products run
+ *                  ring.done(load)           this warp reads it no more
+ *
+ * load(place) starts the copies of the next tile, if there is one, and says whether there was.
+ */
+template <bool HOPPER, int WARPS> struct ring {
+    enum { PLACES = HOPPER ? 3 : 2, BYTES = 64 };
+    uint32_t barriers; // full, then empty, 8 bytes each
+    int here, there;   // places of the tile in use and of the next to be loaded
+    int round, loads;  // of `here` through all places; tiles loaded
+    int left;          // tiles loaded and not yet done with
+
+    template <class LOAD> __device__ __forceinline__ void put(const LOAD &load)
+    {
+        if (load(there)) {
+            left++;
+            loads++;
+            there = there + 1 == PLACES ? 0 : there + 1;
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    }
+
+    __device__ __forceinline__ void publish(int place)
+    {
+        show_tiles<HOPPER>();
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) barrier_arrive(barriers + (uint32_t)place * 8);
+    }
+
+    template <class LOAD> __device__ __forceinline__ void start(uint32_t at, const LOAD &load)
+    {
+        barriers = at;
+        here = there = round = loads = left = 0;
+        if constexpr (HOPPER) {
+            if (threadIdx.x == 0)
+                for (int i = 0; i < 2 * PLACES; i++) barrier_open(at + (uint32_t)i * 8, WARPS);
+            __syncthreads();
+        }
+        put(load);
+        if constexpr (HOPPER) {
+            put(load);
+            asm volatile("cp.async.wait_group 1;" ::: "memory");
+            publish(0);
+        }
+    }
+
+    template <class LOAD> __device__ __forceinline__ int ready(const LOAD &load)
+    {
+        if constexpr (HOPPER) {
+            barrier_wait(barriers + (uint32_t)here * 8, (uint32_t)round & 1);
+        } else {
+            copies_done();
+            __syncthreads();
+            put(load);
+        }
+        return here;
+    }
+
+    __device__ __forceinline__ void during()
+    {
+        if constexpr (HOPPER) {
+            if (left < 2) return;
+            copies_done();
+            publish(here + 1 == PLACES ? 0 : here + 1);
+        }
+    }
+
+    template <class LOAD> __device__ __forceinline__ void done(const LOAD &load)
+    {
+        if constexpr (HOPPER) {
+            __syncwarp();
+            if (threadIdx.x % 32 == 0) barrier_arrive(barriers + (uint32_t)(PLACES + here) * 8);
+            // The tile before the last in `there`, if there was one, has to be done with everywhere.
+            if (loads >= PLACES) barrier_wait(barriers + (uint32_t)(PLACES + there) * 8, (uint32_t)(loads / PLACES - 1) & 1);
+            put(load);
+        }
+        left--;
+        if (++here == PLACES) {
+            here = 0;
+            round++;
+        }
+    }
+};
 
 template <bool HOPPER> __device__ __forceinline__ void products_begin()
 {
@@ -290,6 +414,11 @@ struct key_walk {
     __device__ __forceinline__ int end(const task &t) const
     {
         return part == 0 ? t.last[0] : t.last[1];
+    }
+    __device__ __forceinline__ void advance(const task &t, int n)
+    {
+        key += n;
+        settle(t);
     }
 };
 

@@ -12,30 +12,28 @@
 
 #include <math.h>
 
-enum { GROUPS = 2, ROWS = GROUPS * 64, COUNT = GROUPS * GROUP };
-
-// A warp each: pairs[h, n] = (lse log2 e, o . do)
+// Eight lanes each: pairs[h, n] = (lse log2 e, o . do)
 static __global__ void pair_up(float2 *pairs, const float *lse, const bf16 *o, int64_t os, const bf16 *d, int64_t ds, int64_t N, int64_t H, int64_t D)
 {
-    const int64_t i = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32;
-    if (i >= N * H) return;
-    const int64_t n = i / H, h = i % H;
-    const int lane = threadIdx.x % 32;
+    const int64_t i = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 8, n = i / H, h = i % H;
+    const int lane = threadIdx.x % 8;
     float sum = 0.0f;
-    for (int64_t c = 2 * lane; c < D; c += 64) {
-        const float2 a = __bfloat1622float2(*(const __nv_bfloat162 *)(o + n * os + h * D + c));
-        const float2 b = __bfloat1622float2(*(const __nv_bfloat162 *)(d + n * ds + h * D + c));
-        sum += a.x * b.x + a.y * b.y;
+    for (int64_t c = 8 * lane; c < D && i < N * H; c += 64) {
+        const uint4 a = *(const uint4 *)(o + n * os + h * D + c), b = *(const uint4 *)(d + n * ds + h * D + c);
+        const uint32_t x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
+        for (int e = 0; e < 4; e++)
+            sum += __uint_as_float(x[e] << 16) * __uint_as_float(y[e] << 16) +
+                   __uint_as_float(x[e] & 0xffff0000u) * __uint_as_float(y[e] & 0xffff0000u);
     }
-    sum = warp_sum(sum);
-    if (lane == 0) pairs[h * N + n] = make_float2(lse[i] * LOG2E, sum);
+    for (int e = 4; e > 0; e >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, e);
+    if (lane == 0 && i < N * H) pairs[h * N + n] = make_float2(lse[i] * LOG2E, sum);
 }
 
 // ---- by queries --------------------------------------------------------------------------------------
 
-template <bool HOPPER, int NT, int N, int W>
+template <bool HOPPER, int NT, int N, int W, int ROWS, class DURING>
 __device__ __forceinline__ void pass_keys(float (&dq)[W / 8][4], uint32_t Q, uint32_t DO, uint32_t K, uint32_t V, const int4 *rows, const granule &g,
-                                          int n0, int n1, float2 pair0, float2 pair1, int key, int end, float by)
+                                          int n0, int n1, float2 pair0, float2 pair1, int key, int end, float by, const DURING &during)
 {
     float s[NT / 8][4], p[NT / 8][4];
     hold<HOPPER>(dq);
@@ -44,6 +42,7 @@ __device__ __forceinline__ void pass_keys(float (&dq)[W / 8][4], uint32_t Q, uin
     products_end<HOPPER>();
     product<HOPPER, NT, W, ROWS, N>(p, DO, V);
     products_end<HOPPER>();
+    during();
     products_wait<HOPPER, 1>();
     hold<HOPPER>(s);
 #pragma unroll
@@ -77,14 +76,15 @@ __device__ __forceinline__ void pass_keys(float (&dq)[W / 8][4], uint32_t Q, uin
     hold<HOPPER>(dq);
 }
 
-template <int W, int N, int BLOCKS, bool HOPPER>
-__global__ void __launch_bounds__(COUNT, BLOCKS)
+template <int W, int N, int GROUPS, int BLOCKS, bool HOPPER>
+__global__ void __launch_bounds__(GROUPS *GROUP, BLOCKS)
     by_queries(bf16 *dq, int64_t dqs, const bf16 *dout, int64_t ds, const bf16 *q, int64_t qs, const bf16 *k, int64_t ks, const bf16 *v, int64_t vs,
                const float2 *pairs, const task *tasks, const granule *granules, const int4 *rows, int64_t all, heads z)
 {
     if constexpr (HOPPER && !HAS_WGMMA) return;
     extern __shared__ unsigned char memory[];
-    constexpr int TILE = TILE_BYTES(N, W);
+    typedef ring<HOPPER, GROUPS * GROUP / 32> ring_of;
+    constexpr int ALL = GROUPS * GROUP, ROWS = GROUPS * 64, TILE = TILE_BYTES(N, W);
     const uint32_t Q = tiles_begin(memory), DO = Q + TILE_BYTES(ROWS, W), KV = DO + TILE_BYTES(ROWS, W);
     const task t = tasks[blockIdx.x];
     const int h = blockIdx.y, D = (int)z.D, group = threadIdx.x / GROUP, lane = threadIdx.x % 32;
@@ -100,33 +100,32 @@ __global__ void __launch_bounds__(COUNT, BLOCKS)
     k += kv;
     v += kv;
 
-    key_walk at, next;
+    key_walk at, ahead;
     at.start(t);
-    load_tile<W, ROWS, COUNT>(Q, q + h * z.D, qs, t.begin, t.end, D);
-    load_tile<W, ROWS, COUNT>(DO, dout + h * z.D, ds, t.begin, t.end, D);
-    if (at.more()) {
-        load_tile<W, N, COUNT>(KV, k, ks, at.key, at.end(t), D);
-        load_tile<W, N, COUNT>(KV + TILE, v, vs, at.key, at.end(t), D);
-    }
-    for (uint32_t here = KV; at.more(); at = next) {
-        copies_done();
-        tiles_ready<HOPPER>();
-        const uint32_t there = here == KV ? KV + 2 * TILE : KV;
+    ahead = at;
+    const auto load = [&](int place) {
+        if (!ahead.more()) return false;
+        const uint32_t to = KV + (uint32_t)(place * 2 * TILE);
+        load_tile<W, N, ALL>(to, k, ks, ahead.key, ahead.end(t), D);
+        load_tile<W, N, ALL>(to + TILE, v, vs, ahead.key, ahead.end(t), D);
+        ahead.advance(t, N);
+        return true;
+    };
+    ring_of tiles;
+    load_tile<W, ROWS, ALL>(Q, q + h * z.D, qs, t.begin, t.end, D);
+    load_tile<W, ROWS, ALL>(DO, dout + h * z.D, ds, t.begin, t.end, D);
+    tiles.start(KV + ring_of::PLACES * 2 * TILE, load);
+    for (; tiles.left > 0; at.advance(t, N)) {
+        const uint32_t here = KV + (uint32_t)(tiles.ready(load) * 2 * TILE);
         const int end = at.end(t), key = at.key;
-        next = at;
-        next.key += N;
-        next.settle(t);
-        if (next.more()) {
-            load_tile<W, N, COUNT>(there, k, ks, next.key, next.end(t), D);
-            load_tile<W, N, COUNT>(there + TILE, v, vs, next.key, next.end(t), D);
-        }
-        if (active && any_sees(g, key, min(key + N, end))) {
-            if (end - key <= 16)
-                pass_keys<HOPPER, 16, N, W>(sum, Q, DO, here, here + TILE, rows, g, n0, n1, pair0, pair1, key, end, by);
-            else
-                pass_keys<HOPPER, N, N, W>(sum, Q, DO, here, here + TILE, rows, g, n0, n1, pair0, pair1, key, end, by);
-        }
-        here = there;
+        const auto during = [&]() { tiles.during(); };
+        if (!active || !any_sees(g, key, min(key + N, end)))
+            during();
+        else if (end - key <= 16)
+            pass_keys<HOPPER, 16, N, W, ROWS>(sum, Q, DO, here, here + TILE, rows, g, n0, n1, pair0, pair1, key, end, by, during);
+        else
+            pass_keys<HOPPER, N, N, W, ROWS>(sum, Q, DO, here, here + TILE, rows, g, n0, n1, pair0, pair1, key, end, by, during);
+        tiles.done(load);
     }
     copies_done();
     __syncthreads();
@@ -155,6 +154,11 @@ template <int N> struct query_walk {
             if (g.begin + piece % PER * N < g.end && any_sees(g, t.begin, t.end)) return;
         }
     }
+    __device__ __forceinline__ void advance(const task &t, const granule *granules)
+    {
+        piece++;
+        settle(t, granules);
+    }
     __device__ __forceinline__ void start(const task &t, const granule *granules, int from, int to)
     {
         h = from;
@@ -164,9 +168,9 @@ template <int N> struct query_walk {
     }
 };
 
-template <bool HOPPER, int NT, int N, int W>
+template <bool HOPPER, int NT, int N, int W, int ROWS, class DURING>
 __device__ __forceinline__ void pass_queries(float (&dk)[W / 8][4], float (&dv)[W / 8][4], uint32_t K, uint32_t V, uint32_t Q, uint32_t DO,
-                                             uint32_t pairs, const int4 *rows, const granule &g, int first, int key, float by)
+                                             uint32_t pairs, const int4 *rows, const granule &g, int first, int key, float by, const DURING &during)
 {
     const int lane = threadIdx.x % 32;
     float s[NT / 8][4], p[NT / 8][4];
@@ -177,6 +181,7 @@ __device__ __forceinline__ void pass_queries(float (&dk)[W / 8][4], float (&dv)[
     products_end<HOPPER>();
     product<HOPPER, NT, W, ROWS, N>(p, V, DO);
     products_end<HOPPER>();
+    during();
     products_wait<HOPPER, 1>();
     hold<HOPPER>(s);
 #pragma unroll
@@ -231,15 +236,16 @@ __device__ __forceinline__ void pass_queries(float (&dk)[W / 8][4], float (&dv)[
     hold<HOPPER>(dv);
 }
 
-template <int W, int N, bool HOPPER>
-__global__ void __launch_bounds__(COUNT, 1)
+template <int W, int N, int GROUPS, int BLOCKS, bool HOPPER>
+__global__ void __launch_bounds__(GROUPS *GROUP, BLOCKS)
     by_keys(bf16 *dk, int64_t dks, bf16 *dv, int64_t dvs, const bf16 *dout, int64_t ds, const bf16 *q, int64_t qs, const bf16 *k, int64_t ks,
             const bf16 *v, int64_t vs, const float2 *pairs, const task *tasks, const granule *granules, const int4 *rows, int64_t all, heads z)
 {
     if constexpr (HOPPER && !HAS_WGMMA) return;
     extern __shared__ unsigned char memory[];
-    constexpr int TILE = TILE_BYTES(N, W), PER = GRANULE / N;
-    const uint32_t K = tiles_begin(memory), V = K + TILE_BYTES(ROWS, W), QD = V + TILE_BYTES(ROWS, W), PAIRS = QD + 4 * TILE;
+    typedef ring<HOPPER, GROUPS * GROUP / 32> ring_of;
+    constexpr int ALL = GROUPS * GROUP, ROWS = GROUPS * 64, TILE = TILE_BYTES(N, W), PER = GRANULE / N, PLACES = ring_of::PLACES;
+    const uint32_t K = tiles_begin(memory), V = K + TILE_BYTES(ROWS, W), QD = V + TILE_BYTES(ROWS, W), PAIRS = QD + PLACES * 2 * TILE;
     const task t = tasks[blockIdx.x];
     const int kv = blockIdx.y, D = (int)z.D, group = threadIdx.x / GROUP, lane = threadIdx.x % 32;
     const int begin = t.begin + group * 64, key = begin + (int)(threadIdx.x % GROUP / 32) * 16 + lane / 4;
@@ -250,39 +256,41 @@ __global__ void __launch_bounds__(COUNT, 1)
 #pragma unroll
         for (int c = 0; c < 4; c++) ak[j][c] = av[j][c] = 0.0f;
 
-    query_walk<N> at, next;
+    query_walk<N> at, ahead;
     at.start(t, granules, (int)(kv * z.H / z.G), (int)((kv + 1) * z.H / z.G));
-    const auto load = [&](const query_walk<N> &w, int stage) {
-        const granule g = granules[w.piece / PER];
-        const int first = g.begin + w.piece % PER * N;
-        const uint32_t to = QD + (uint32_t)(stage * 2 * TILE);
-        load_tile<W, N, COUNT>(to, q + w.h * z.D, qs, first, g.end, D);
-        load_tile<W, N, COUNT>(to + TILE, dout + w.h * z.D, ds, first, g.end, D);
+    ahead = at;
+    const auto load = [&](int place) {
+        if (!ahead.more()) return false;
+        const granule g = granules[ahead.piece / PER];
+        const int first = g.begin + ahead.piece % PER * N;
+        const uint32_t to = QD + (uint32_t)(place * 2 * TILE);
+        load_tile<W, N, ALL>(to, q + ahead.h * z.D, qs, first, g.end, D);
+        load_tile<W, N, ALL>(to + TILE, dout + ahead.h * z.D, ds, first, g.end, D);
         if (threadIdx.x < N) {
             const int n = first + (int)threadIdx.x;
-            const float2 *pair = pairs + w.h * all;
-            copy_async_8(PAIRS + (uint32_t)((stage * N + (int)threadIdx.x) * 8), n < g.end ? pair + n : pair, n < g.end);
+            const float2 *pair = pairs + ahead.h * all;
+            copy_async_8(PAIRS + (uint32_t)((place * N + (int)threadIdx.x) * 8), n < g.end ? pair + n : pair, n < g.end);
         }
+        ahead.advance(t, granules);
+        return true;
     };
-    load_tile<W, ROWS, COUNT>(K, k + kv * z.D, ks, t.begin, t.end, D);
-    load_tile<W, ROWS, COUNT>(V, v + kv * z.D, vs, t.begin, t.end, D);
-    if (at.more()) load(at, 0);
-    for (int stage = 0; at.more(); at = next, stage ^= 1) {
-        copies_done();
-        tiles_ready<HOPPER>();
-        next = at;
-        next.piece++;
-        next.settle(t, granules);
-        if (next.more()) load(next, stage ^ 1);
+    ring_of tiles;
+    load_tile<W, ROWS, ALL>(K, k + kv * z.D, ks, t.begin, t.end, D);
+    load_tile<W, ROWS, ALL>(V, v + kv * z.D, vs, t.begin, t.end, D);
+    tiles.start(PAIRS + PLACES * N * 8, load);
+    for (; tiles.left > 0; at.advance(t, granules)) {
+        const int place = tiles.ready(load);
         const granule g = granules[at.piece / PER];
         const int first = g.begin + at.piece % PER * N;
-        const uint32_t tile = QD + (uint32_t)(stage * 2 * TILE), pair = PAIRS + (uint32_t)(stage * N * 8);
-        if (begin < t.end && any_sees(g, begin, begin + 64)) {
-            if (g.end - first <= 16)
-                pass_queries<HOPPER, 16, N, W>(ak, av, K, V, tile, tile + TILE, pair, rows, g, first, key, by);
-            else
-                pass_queries<HOPPER, N, N, W>(ak, av, K, V, tile, tile + TILE, pair, rows, g, first, key, by);
-        }
+        const uint32_t tile = QD + (uint32_t)(place * 2 * TILE), pair = PAIRS + (uint32_t)(place * N * 8);
+        const auto during = [&]() { tiles.during(); };
+        if (begin >= t.end || !any_sees(g, begin, begin + 64))
+            during();
+        else if (g.end - first <= 16)
+            pass_queries<HOPPER, 16, N, W, ROWS>(ak, av, K, V, tile, tile + TILE, pair, rows, g, first, key, by, during);
+        else
+            pass_queries<HOPPER, N, N, W, ROWS>(ak, av, K, V, tile, tile + TILE, pair, rows, g, first, key, by, during);
+        tiles.done(load);
     }
     copies_done();
     __syncthreads();
@@ -299,31 +307,35 @@ typedef struct operands {
     heads z;
 } operands;
 
-template <int W, int N, int BLOCKS, bool HOPPER> static void launch(const operands *x)
+template <int W, int N, int GROUPS, int BLOCKS, bool HOPPER> static void launch(const operands *x)
 {
-    constexpr int BYTES = SLACK + 2 * TILE_BYTES(ROWS, W) + 4 * TILE_BYTES(N, W);
+    typedef ring<HOPPER, GROUPS * GROUP / 32> ring_of;
+    constexpr int BYTES = SLACK + 2 * TILE_BYTES(GROUPS * 64, W) + ring_of::PLACES * 2 * TILE_BYTES(N, W) + ring_of::BYTES;
     const bf16 *dout = (const bf16 *)x->dout.data, *q = (const bf16 *)x->q.data, *k = (const bf16 *)x->k.data, *v = (const bf16 *)x->v.data;
     const int64_t all = x->q.dim[0];
     const sights *s = &x->see;
     if (s->query_count[GROUPS - 1] > 0) {
-        auto *kernel = by_queries<W, N, BLOCKS, HOPPER>;
-        LAUNCH_TILES(kernel, dim3((unsigned)s->query_count[GROUPS - 1], (unsigned)x->z.H), COUNT, BYTES, (bf16 *)x->dq.data, x->dq.stride, dout,
-                     x->dout.stride, q, x->q.stride, k, x->k.stride, v, x->v.stride, x->pairs, s->queries[GROUPS - 1], s->granules, s->rows, all, x->z);
+        auto *kernel = by_queries<W, N, GROUPS, BLOCKS, HOPPER>;
+        LAUNCH_TILES(kernel, dim3((unsigned)s->query_count[GROUPS - 1], (unsigned)x->z.H), GROUPS * GROUP, BYTES, (bf16 *)x->dq.data, x->dq.stride,
+                     dout, x->dout.stride, q, x->q.stride, k, x->k.stride, v, x->v.stride, x->pairs, s->queries[GROUPS - 1], s->granules, s->rows,
+                     all, x->z);
     }
     if (s->key_count[GROUPS - 1] > 0) {
-        auto *kernel = by_keys<W, N, HOPPER>;
-        LAUNCH_TILES(kernel, dim3((unsigned)s->key_count[GROUPS - 1], (unsigned)x->z.G), COUNT, BYTES + 2 * N * 8, (bf16 *)x->dk.data, x->dk.stride,
-                     (bf16 *)x->dv.data, x->dv.stride, dout, x->dout.stride, q, x->q.stride, k, x->k.stride, v, x->v.stride, x->pairs,
-                     s->keys[GROUPS - 1], s->granules, s->rows, all, x->z);
+        auto *kernel = by_keys<W, N, GROUPS, BLOCKS, HOPPER>;
+        LAUNCH_TILES(kernel, dim3((unsigned)s->key_count[GROUPS - 1], (unsigned)x->z.G), GROUPS * GROUP, BYTES + ring_of::PLACES * N * 8,
+                     (bf16 *)x->dk.data, x->dk.stride, (bf16 *)x->dv.data, x->dv.stride, dout, x->dout.stride, q, x->q.stride, k, x->k.stride, v,
+                     x->v.stride, x->pairs, s->keys[GROUPS - 1], s->granules, s->rows, all, x->z);
     }
 }
 
 template <int W> static void launch_width(const operands *x)
 {
-    if (attention_on_hopper())
-        launch<W, 64, W <= 64 ? 2 : 1, true>(x);
+    if (!attention_on_hopper())
+        launch<W, 32, 2, 1, false>(x);
+    else if constexpr (W <= 64)
+        launch<W, 64, 1, 3, true>(x);
     else
-        launch<W, 32, 1, false>(x);
+        launch<W, 64, 2, 1, true>(x);
 }
 
 bool attention_tensor_backward(pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor dout, pc_tensor q, pc_tensor k, pc_tensor v, pc_tensor o,
@@ -335,7 +347,7 @@ bool attention_tensor_backward(pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tens
     if (q.dtype != PC_BF16 || D > 128 || !(scale > 0.0) || !fits) return false;
     float2 *pairs = (float2 *)pc_cuda_workspace((size_t)(N * H + 1) * sizeof *pairs);
     if (N * H > 0)
-        LAUNCH(pair_up, blocks_for(N * H * 32), THREADS, 0, pairs, (const float *)lse.data, (const bf16 *)o.data, o.stride, (const bf16 *)dout.data,
+        LAUNCH(pair_up, blocks_for(N * H * 8), THREADS, 0, pairs, (const float *)lse.data, (const bf16 *)o.data, o.stride, (const bf16 *)dout.data,
                dout.stride, N, H, D);
     const operands x = {dq, dk, dv, dout, q, k, v, pairs, sights_of(mask, N), {H, k.dim[1], D, (float)scale}};
     if (D <= 32)
