@@ -11,11 +11,19 @@ cudaStream_t pc_cuda_stream;
 
 static void *workspace;
 static size_t workspace_size;
+/*
+ * What the host stages lies in a ring of parts. An event marks where the device's work stood when a part was left: by the
+ * time the ring comes round to it the device has long passed, so the host does not wait.
+ */
+enum { PARTS = 8, PART = 8 << 20, MIRROR = 32 << 20 };
 static unsigned char *staged;
-static size_t staged_used;
+static size_t staged_used; // of the present part
+static int staged_part;
+static cudaEvent_t staged_left[PARTS];
+static unsigned char *mirror; // a ring too; the order of the stream keeps its users apart
+static size_t mirror_used;
 static cudaEvent_t marks[PC_MARKS];
 static int64_t marked;
-enum { STAGED = 32 << 20 };
 
 void pc_cuda_check(cudaError_t e, const char *what, const char *file, int line)
 {
@@ -48,7 +56,9 @@ extern "C" pc_status pc_cuda_open(pc_cuda_info *info)
         return pc_fail(PC_ERR_INPUT, "%s: %s", p.name, cudaGetErrorString(e));
     if (pc_cuda_stream) return PC_OK;
     CHECK_CUDA(cudaStreamCreateWithFlags(&pc_cuda_stream, cudaStreamNonBlocking));
-    CHECK_CUDA(cudaHostAlloc((void **)&staged, STAGED, cudaHostAllocDefault));
+    CHECK_CUDA(cudaHostAlloc((void **)&staged, (size_t)PARTS * PART, cudaHostAllocDefault));
+    CHECK_CUDA(cudaMalloc((void **)&mirror, MIRROR));
+    for (int i = 0; i < PARTS; i++) CHECK_CUDA(cudaEventCreateWithFlags(&staged_left[i], cudaEventDisableTiming));
     for (int i = 0; i < PC_MARKS; i++) CHECK_CUDA(cudaEventCreateWithFlags(&marks[i], cudaEventDisableTiming));
     return PC_OK;
 }
@@ -60,10 +70,13 @@ extern "C" void pc_cuda_close(void)
     for (int i = 0; i < PC_MARKS; i++) cudaEventDestroy(marks[i]);
     cudaFree(workspace);
     cudaFreeHost(staged);
+    cudaFree(mirror);
+    for (int i = 0; i < PARTS; i++) cudaEventDestroy(staged_left[i]);
     cudaStreamDestroy(pc_cuda_stream);
     workspace = NULL;
-    workspace_size = staged_used = 0;
-    staged = NULL;
+    workspace_size = staged_used = mirror_used = 0;
+    staged_part = 0;
+    staged = mirror = NULL;
     pc_cuda_stream = NULL;
 }
 
@@ -76,7 +89,7 @@ void *pc_cuda_workspace(size_t bytes)
     }
     CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
     CHECK_CUDA(cudaFree(workspace));
-    workspace_size = bytes + bytes / 4;
+    workspace_size = (bytes + 0x1fffff) & ~(size_t)0x1fffff;
     CHECK_CUDA(cudaMalloc(&workspace, workspace_size));
     return workspace;
 }
@@ -84,18 +97,38 @@ void *pc_cuda_workspace(size_t bytes)
 void *pc_cuda_staged(size_t bytes)
 {
     bytes = (bytes + 255) / 256 * 256;
-    PC_ASSERT(bytes <= STAGED, "%zu bytes staged at once", bytes);
+    PC_ASSERT(bytes <= PART, "%zu bytes staged at once", bytes);
     if (pc_cuda_recording()) { // what the host writes now would stand in every repeat
         pc_cuda_decline();
         return staged;
     }
-    if (staged_used + bytes > STAGED) {
-        CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
+    if (staged_used + bytes > PART) {
+        CHECK_CUDA(cudaEventRecord(staged_left[staged_part], pc_cuda_stream));
+        staged_part = (staged_part + 1) % PARTS;
         staged_used = 0;
+        CHECK_CUDA(cudaEventSynchronize(staged_left[staged_part])); // at once where it was never recorded
     }
-    void *at = staged + staged_used;
+    void *at = staged + (size_t)staged_part * PART + staged_used;
     staged_used += bytes;
     return at;
+}
+
+const void *pc_cuda_mirror(const void *from, size_t bytes)
+{
+    const size_t room = (bytes + 255) / 256 * 256;
+    PC_ASSERT(room <= MIRROR / 4, "%zu bytes of indices", bytes);
+    if (mirror_used + room > MIRROR) mirror_used = 0;
+    void *at = mirror + mirror_used;
+    mirror_used += room;
+    CHECK_CUDA(cudaMemcpyAsync(at, from, bytes, cudaMemcpyDefault, pc_cuda_stream));
+    return at;
+}
+
+int64_t pc_cuda_chunk(int64_t bytes)
+{
+    const char *text = getenv("PERCEPT_CUDA_CHUNK");
+    const long long given = text ? atoll(text) : 0;
+    return given > 0 ? given : bytes;
 }
 
 static void *get_device(size_t bytes)

@@ -23,6 +23,13 @@ extern cudaStream_t pc_cuda_stream;
 void *pc_cuda_workspace(size_t bytes);
 // Small arrays made by the host for a launch: pinned, seen by both, not used again before the device has passed.
 void *pc_cuda_staged(size_t bytes);
+// What the host wrote to memory that both see, copied to the device's own: a kernel reads it there at full speed, however
+// many of its threads want the same number. Valid until a few more calls of it: launch at once.
+const void *pc_cuda_mirror(const void *from, size_t bytes);
+static inline const int32_t *mirrored(pc_tensor index)
+{
+    return (const int32_t *)pc_cuda_mirror(index.data, (size_t)pc_numel(index) * sizeof(int32_t));
+}
 
 // Work noted down to be done many times (record.cu): nothing may be waited for meanwhile. A launch that depends on what the
 // host would have to read says so: then there is no such recording.
@@ -77,6 +84,44 @@ __device__ __forceinline__ void put(bf16 *p, int64_t i, float v)
     p[i] = __float2bfloat16(v);
 }
 
+// Eight numbers in a row at once: 16 bytes of bf16, 32 of f32. The address is a multiple of 16.
+__device__ __forceinline__ void get8(float *v, const float *p)
+{
+    const float4 a = *(const float4 *)p, b = *(const float4 *)(p + 4);
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
+    v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+__device__ __forceinline__ void get8(float *v, const bf16 *p)
+{
+    const uint4 a = *(const uint4 *)p;
+    const uint32_t words[4] = {a.x, a.y, a.z, a.w};
+    for (int i = 0; i < 4; i++) {
+        v[2 * i] = __uint_as_float(words[i] << 16);
+        v[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+    }
+}
+__device__ __forceinline__ void put8(float *p, const float *v)
+{
+    *(float4 *)p = make_float4(v[0], v[1], v[2], v[3]);
+    *(float4 *)(p + 4) = make_float4(v[4], v[5], v[6], v[7]);
+}
+__device__ __forceinline__ void put8(bf16 *p, const float *v)
+{
+    uint32_t words[4];
+    for (int i = 0; i < 4; i++) {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(v[2 * i], v[2 * i + 1]);
+        words[i] = *(const uint32_t *)&pair;
+    }
+    *(uint4 *)p = make_uint4(words[0], words[1], words[2], words[3]);
+}
+// Whether rows of x can be read by eights; an absent operand always can. Of a vector the address alone is looked at.
+static inline bool by_eights(pc_tensor x)
+{
+    if (!x.data) return true;
+    if ((uintptr_t)x.data % 16 != 0) return false;
+    return x.rank < 2 || ((size_t)x.stride * pc_dtype_size(x.dtype) % 16 == 0 && pc_row_len(x) % 8 == 0);
+}
+
 // Sums over all threads of a block, in a fixed order; every thread gets the result. `space`: 32 floats.
 __device__ __forceinline__ float warp_sum(float v)
 {
@@ -109,6 +154,35 @@ __device__ __forceinline__ float block_max(float v, float *space)
     return warp_max(v);
 }
 
+// Of the numbers seen so far: their maximum, and the sum of exp(number - maximum). NaN goes into the sum.
+struct running {
+    float top, sum;
+};
+__device__ __forceinline__ running joined(running a, running b)
+{
+    const float top = fmaxf(a.top, b.top);
+    if (top == -INFINITY) return running{top, a.sum + b.sum};
+    return running{top, a.sum * expf(a.top - top) + b.sum * expf(b.top - top)};
+}
+__device__ __forceinline__ running warp_joined(running v)
+{
+    for (int d = 16; d > 0; d >>= 1)
+        v = joined(v, running{__shfl_xor_sync(0xffffffffu, v.top, d), __shfl_xor_sync(0xffffffffu, v.sum, d)});
+    return v;
+}
+// `space`: 32 of them, not used before.
+__device__ __forceinline__ running block_joined(running v, running *space)
+{
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = (blockDim.x + 31) >> 5;
+    v = warp_joined(v);
+    if (lane == 0) space[warp] = v;
+    __syncthreads();
+    return warp_joined(lane < warps ? space[lane] : running{-INFINITY, 0.0f});
+}
+
+// What a loss may hold of its scores at one time: `bytes`, or PERCEPT_CUDA_CHUNK (tests want many chunks of few numbers).
+int64_t pc_cuda_chunk(int64_t bytes);
+
 // The product all linear maps are made of (linear.cu): C (M,N) = alpha op(A) op(B) + beta C, row-major, by types.
 void pc_cuda_product(bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K, float alpha, const void *A,
                      int64_t lda, const void *B, int64_t ldb, float beta, void *C, int64_t ldc, pc_dtype in,
@@ -118,6 +192,9 @@ void pc_cuda_product(bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K
 void pc_cuda_products(int64_t batch, bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K, float alpha, const void *A, int64_t lda,
                       int64_t next_a, const void *B, int64_t ldb, int64_t next_b, float beta, void *C, int64_t ldc, int64_t next_c,
                       pc_dtype in, pc_dtype out);
+
+// to[c] += sum over s of part[s][c], C columns, in order of s (linear.cu).
+void pc_cuda_add_slices(float *to, const float *part, int64_t slices, int64_t C);
 
 // Every slot's function, by the list of ops.h: declared once for tables.cu and the files that define them.
 #define CUDA_FORWARD(name, args)  void cuda_##name##_forward args;

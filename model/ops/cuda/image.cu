@@ -20,15 +20,20 @@ __device__ __forceinline__ int64_t pixel(const geometry &v, int64_t stride, int6
     return v.rows ? ((b * v.H + y) * v.W + x) * stride + c : b * stride + (c * v.H + y) * v.W + x;
 }
 
-// X: the pixels' type (f32 even where rows are bf16).
-template <class T, class X> __global__ void unfold(T *cols, int64_t cs, const X *x, int64_t xs, geometry v, int64_t n)
+// X: the pixels' type (f32 even where rows are bf16). A block a row of the result.
+template <class T, class X> __global__ void unfold(T *cols, int64_t cs, const X *x, int64_t xs, geometry v)
 {
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
-        const int64_t width = v.C * v.K * v.K, r = i / width, k = i - r * width;
-        const int64_t c = k / (v.K * v.K), ky = k / v.K % v.K, kx = k % v.K;
-        const int64_t b = r / (v.oh * v.ow), y = r / v.ow % v.oh * v.step + ky - v.pad, xx = r % v.ow * v.step + kx - v.pad;
-        const bool inside = y >= 0 && y < v.H && xx >= 0 && xx < v.W;
-        put(cols, r * cs + k, inside ? get(x, pixel(v, xs, b, c, y, xx)) : 0.0f);
+    const uint32_t ow = (uint32_t)v.ow, places = (uint32_t)(v.oh * v.ow), r = blockIdx.x, b = r / places, place = r - b * places;
+    const int top = (int)(place / ow * v.step - v.pad), left = (int)(place % ow * v.step - v.pad);
+    const uint32_t K = (uint32_t)v.K, KK = K * K, width = (uint32_t)v.C * KK;
+    const X *image = x + b * (v.rows ? v.H * v.W : 1) * xs;
+    T *out = cols + (int64_t)r * cs;
+    for (uint32_t k = threadIdx.x; k < width; k += blockDim.x) {
+        const uint32_t c = k / KK, rest = k - c * KK, ky = rest / K;
+        const int yy = top + (int)ky, xx = left + (int)(rest - ky * K);
+        const bool inside = yy >= 0 && yy < (int)v.H && xx >= 0 && xx < (int)v.W;
+        const int64_t at = v.rows ? (int64_t)(yy * (int)v.W + xx) * xs + c : ((int64_t)c * v.H + yy) * v.W + xx;
+        put(out, k, inside ? get(image, at) : 0.0f);
     }
 }
 
@@ -62,10 +67,11 @@ static unsigned grid_for(int64_t n)
 
 void cuda_im2col_forward(pc_ctx *, pc_tensor cols, pc_tensor x, const pc_conv *conv)
 {
-    const int64_t n = pc_numel(cols);
-    if (n == 0) return;
-    BY_TYPE(x, typedef T X; BY_TYPE(cols, LAUNCH((unfold<T, X>), grid_for(n), THREADS, 0, (T *)cols.data, cols.stride, (const X *)x.data,
-                                                 x.stride, of(conv), n)));
+    const int64_t N = cols.dim[0], width = conv->C * conv->kernel * conv->kernel;
+    if (N == 0 || width == 0) return;
+    const int threads = width > 128 ? 256 : width > 64 ? 128 : width > 32 ? 64 : 32;
+    BY_TYPE(x, typedef T X; BY_TYPE(cols, LAUNCH((unfold<T, X>), (unsigned)N, threads, 0, (T *)cols.data, cols.stride, (const X *)x.data,
+                                                 x.stride, of(conv))));
 }
 
 void cuda_im2col_backward(pc_ctx *, pc_tensor dx, pc_tensor dcols, const pc_conv *conv)

@@ -1,5 +1,6 @@
 /*
- * linear.cu - linear maps: products through cuBLASLt, bias, residual and activation around them. Formulas: ops.h.
+ * linear.cu - linear maps: products through cuBLASLt, which adds bias and residual before it rounds; activations behind
+ * them, sums over rows. Formulas: ops.h.
  *
  * A row-major product is a column-major one of the transposes: C^T (N,M) = op(B)^T op(A)^T. The library's heuristics
  * are asked once for a shape and the answer is kept; schemes that add up by atomics are ruled out.
@@ -15,17 +16,30 @@
 
 enum { WORKSPACE = 64 << 20 };
 
+// D (M,N) = alpha op(A) op(B) + beta C + bias, row-major; C may be D. bias (N)? is added before rounding.
+typedef struct product {
+    bool trans_a, trans_b;
+    int64_t M, N, K;
+    const void *A, *B, *C, *bias;
+    void *D;
+    int64_t lda, ldb, ldc, ldd;
+    int64_t batch, next_a, next_b, next_d; // so many alike, so far apart
+    float alpha, beta;
+    pc_dtype in, out, bias_type;
+} product;
+
 typedef struct shape {
-    bool trans_a, trans_b, add, aligned;
-    pc_dtype in, out;
-    int64_t M, N, K, lda, ldb, ldc;
-    int64_t batch, next_a, next_b, next_c; // so many alike, so far apart
+    bool trans_a, trans_b, add, aligned, bias;
+    pc_dtype in, out, bias_type;
+    int64_t M, N, K, lda, ldb, ldc, ldd;
+    int64_t batch, next_a, next_b, next_d; // so many alike, so far apart
 } shape;
 
 typedef struct plan {
     shape key;
+    bool works; // false: the library has no kernel with this bias
     cublasLtMatmulDesc_t op;
-    cublasLtMatrixLayout_t a, b, c;
+    cublasLtMatrixLayout_t a, b, c, d;
     cublasLtMatmulAlgo_t algo;
     struct plan *next;
 } plan;
@@ -60,7 +74,7 @@ static cublasLtMatrixLayout_t layout(pc_dtype t, int64_t rows, int64_t columns, 
 }
 
 // Column-major: A is our B, B our A.
-static plan *make_plan(const shape *k)
+static plan *make_plan(const shape *k, const void *bias)
 {
     plan *p = (plan *)calloc(1, sizeof *p);
     PC_ASSERT(p, "no memory for a product's plan");
@@ -71,7 +85,15 @@ static plan *make_plan(const shape *k)
     check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSB, k->trans_a ? &yes : &no, sizeof yes), "transposition", k);
     p->a = k->trans_b ? layout(k->in, k->K, k->N, k->ldb, k->next_b, k) : layout(k->in, k->N, k->K, k->ldb, k->next_b, k);
     p->b = k->trans_a ? layout(k->in, k->M, k->K, k->lda, k->next_a, k) : layout(k->in, k->K, k->M, k->lda, k->next_a, k);
-    p->c = layout(k->out, k->N, k->M, k->ldc, k->next_c, k);
+    p->c = layout(k->out, k->N, k->M, k->ldc, k->next_d, k);
+    p->d = layout(k->out, k->N, k->M, k->ldd, k->next_d, k);
+    if (k->bias) {
+        const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+        const cudaDataType type = type_of(k->bias_type);
+        check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue), "bias", k);
+        check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type), "bias", k);
+        check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "bias", k);
+    }
 
     cublasLtMatmulPreference_t want;
     const size_t room = WORKSPACE;
@@ -87,14 +109,15 @@ static plan *make_plan(const shape *k)
     cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_c, sizeof align_c);
     cublasLtMatmulHeuristicResult_t found[1];
     int count = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(handle, p->op, p->a, p->b, p->c, p->c, want, 1, found, &count), "choice", k);
-    if (count < 1) check(CUBLAS_STATUS_NOT_SUPPORTED, "choice", k);
+    const cublasStatus_t answer = cublasLtMatmulAlgoGetHeuristic(handle, p->op, p->a, p->b, p->c, p->d, want, 1, found, &count);
     cublasLtMatmulPreferenceDestroy(want);
-    p->algo = found[0].algo;
+    p->works = answer == CUBLAS_STATUS_SUCCESS && count > 0;
+    if (!p->works && !k->bias) check(answer == CUBLAS_STATUS_SUCCESS ? CUBLAS_STATUS_NOT_SUPPORTED : answer, "choice", k);
+    if (p->works) p->algo = found[0].algo;
     return p;
 }
 
-static const plan *plan_of(const shape *k)
+static const plan *plan_of(const shape *k, const void *bias)
 {
     uint64_t h = 1469598103934665603ull;
     const unsigned char *bytes = (const unsigned char *)k;
@@ -102,10 +125,56 @@ static const plan *plan_of(const shape *k)
     plan **bucket = &plans[h % BUCKETS];
     for (plan *p = *bucket; p; p = p->next)
         if (!memcmp(&p->key, k, sizeof *k)) return p;
-    plan *p = make_plan(k);
+    plan *p = make_plan(k, bias);
     p->next = *bucket;
     *bucket = p;
     return p;
+}
+
+// False: there is no kernel with such a bias, and nothing was done.
+static bool multiply(const product *t)
+{
+    if (t->M <= 0 || t->N <= 0) return true;
+    if (!handle) {
+        check(cublasLtCreate(&handle), "start", NULL);
+        CHECK_CUDA(cudaMalloc(&space, WORKSPACE));
+    }
+    const int64_t in = (int64_t)pc_dtype_size(t->in), out = (int64_t)pc_dtype_size(t->out);
+    shape k;
+    memset(&k, 0, sizeof k); // its bytes are compared
+    k.trans_a = t->trans_a, k.trans_b = t->trans_b, k.add = t->beta != 0.0f, k.bias = t->bias != NULL;
+    k.in = t->in, k.out = t->out, k.bias_type = t->bias ? t->bias_type : t->out, k.M = t->M, k.N = t->N, k.K = t->K;
+    // A single row or column may come with any stride; the library wants at least the width.
+    const int64_t wide_a = t->trans_a ? t->M : t->K, wide_b = t->trans_b ? t->K : t->N;
+    k.lda = t->lda < wide_a ? wide_a : t->lda;
+    k.ldb = t->ldb < wide_b ? wide_b : t->ldb;
+    k.ldc = t->ldc < t->N ? t->N : t->ldc;
+    k.ldd = t->ldd < t->N ? t->N : t->ldd;
+    const uintptr_t all = (uintptr_t)t->A | (uintptr_t)t->B | (uintptr_t)t->C | (uintptr_t)t->D | (uintptr_t)(k.lda * in) |
+                          (uintptr_t)(k.ldb * in) | (uintptr_t)(k.ldc * out) | (uintptr_t)(k.ldd * out);
+    k.batch = t->batch, k.next_a = t->next_a, k.next_b = t->next_b, k.next_d = t->next_d;
+    const int64_t steps = t->batch == 1 ? 0 : (t->next_a | t->next_b) * in | t->next_d * out;
+    k.aligned = (all | (uintptr_t)steps) % 16 == 0;
+    const plan *p = plan_of(&k, t->bias);
+    if (!p->works) return false;
+    if (t->bias)
+        check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &t->bias, sizeof t->bias), "bias", &k);
+    check(cublasLtMatmul(handle, p->op, &t->alpha, t->B, p->a, t->A, p->b, &t->beta, t->C, p->c, t->D, p->d, &p->algo, space, WORKSPACE,
+                         pc_cuda_stream),
+          "the product", &k);
+    return true;
+}
+
+void pc_cuda_products(int64_t batch, bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K, float alpha, const void *A, int64_t lda,
+                      int64_t next_a, const void *B, int64_t ldb, int64_t next_b, float beta, void *C, int64_t ldc, int64_t next_c,
+                      pc_dtype in, pc_dtype out)
+{
+    product t;
+    memset(&t, 0, sizeof t);
+    t.batch = batch, t.next_a = next_a, t.next_b = next_b, t.next_d = next_c;
+    t.trans_a = trans_a, t.trans_b = trans_b, t.M = M, t.N = N, t.K = K, t.alpha = alpha, t.beta = beta;
+    t.A = A, t.B = B, t.C = C, t.D = C, t.lda = lda, t.ldb = ldb, t.ldc = ldc, t.ldd = ldc, t.in = in, t.out = out;
+    multiply(&t);
 }
 
 void pc_cuda_product(bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K, float alpha, const void *A, int64_t lda, const void *B,
@@ -114,130 +183,154 @@ void pc_cuda_product(bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K
     pc_cuda_products(1, trans_a, trans_b, M, N, K, alpha, A, lda, 0, B, ldb, 0, beta, C, ldc, 0, in, out);
 }
 
-void pc_cuda_products(int64_t batch, bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K, float alpha, const void *A, int64_t lda,
-                      int64_t next_a, const void *B, int64_t ldb, int64_t next_b, float beta, void *C, int64_t ldc, int64_t next_c,
-                      pc_dtype in, pc_dtype out)
-{
-    if (M <= 0 || N <= 0) return;
-    if (!handle) {
-        check(cublasLtCreate(&handle), "start", NULL);
-        CHECK_CUDA(cudaMalloc(&space, WORKSPACE));
-    }
-    shape k;
-    memset(&k, 0, sizeof k); // its bytes are compared
-    k.trans_a = trans_a, k.trans_b = trans_b, k.add = beta != 0.0f;
-    k.in = in, k.out = out, k.M = M, k.N = N, k.K = K;
-    // A single row or column may come with any stride; the library wants at least the width.
-    k.lda = lda < (trans_a ? M : K) ? (trans_a ? M : K) : lda;
-    k.ldb = ldb < (trans_b ? K : N) ? (trans_b ? K : N) : ldb;
-    k.ldc = ldc < N ? N : ldc;
-    const uintptr_t all = (uintptr_t)A | (uintptr_t)B | (uintptr_t)C | (uintptr_t)(k.lda * (int64_t)pc_dtype_size(in)) |
-                          (uintptr_t)(k.ldb * (int64_t)pc_dtype_size(in)) | (uintptr_t)(k.ldc * (int64_t)pc_dtype_size(out));
-    k.batch = batch, k.next_a = next_a, k.next_b = next_b, k.next_c = next_c;
-    const int64_t steps = batch == 1 ? 0 : (next_a | next_b) * (int64_t)pc_dtype_size(in) | next_c * (int64_t)pc_dtype_size(out);
-    k.aligned = (all | (uintptr_t)steps) % 16 == 0;
-    const plan *p = plan_of(&k);
-    check(cublasLtMatmul(handle, p->op, &alpha, B, p->a, A, p->b, &beta, C, p->c, C, p->c, &p->algo, space, WORKSPACE, pc_cuda_stream),
-          "the product", &k);
-}
-
-// y = f?(y + b? + r?), with z, where it is wanted, what f was given.
+// y = f?(y + b), with z, where there is an f, what f was given: after a product without its bias.
 template <class T, int KIND>
-__global__ void finish(T *y, int64_t ys, T *z, int64_t zs, const float *b, const T *r, int64_t rs, int64_t n, int64_t O)
+__global__ void finish(T *y, int64_t ys, T *z, int64_t zs, const float *b, int64_t n, int64_t O)
 {
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
         const int64_t m = i / O, o = i - m * O;
-        float v = get(KIND < 0 ? y + m * ys : z + m * zs, o);
-        if (b) v += b[o];
-        if (r) v += get(r, m * rs + o);
+        const float v = get(KIND < 0 ? y + m * ys : z + m * zs, o) + (b ? b[o] : 0.0f);
         if (KIND >= 0) put(z, m * zs + o, v);
-        put(y, m * ys + o, KIND < 0 ? v : act_value<KIND>(v));
+        put(y, m * ys + o, KIND < 0 ? v : act_value<KIND, sizeof(T) == 2>(v));
     }
 }
 
-static void product_xw(pc_tensor y, pc_tensor x, pc_tensor w, float beta)
+__global__ void narrow(bf16 *to, const float *from, int64_t n)
+{
+    const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    if (i < n) put(to, i, from[i]);
+}
+
+/*
+ * y = x W^T + b? + r?, all added up before y is rounded. Returns whether b is in it: where the library knows no kernel
+ * with one, in f32 or rounded to bf16, the caller adds it.
+ */
+static bool product_xw(pc_tensor y, pc_tensor x, pc_tensor w, pc_tensor b, pc_tensor r)
 {
     PC_ASSERT(w.dtype == x.dtype, "linear: W of %s, x of %s", pc_dtype_name(w.dtype), pc_dtype_name(x.dtype));
-    pc_cuda_product(false, true, x.dim[0], w.dim[0], x.dim[1], 1.0f, x.data, x.stride, w.data, w.stride, beta, y.data, y.stride, x.dtype,
-                    y.dtype);
+    PC_ASSERT(!pc_present(r) || r.dtype == y.dtype, "linear: y of %s, r of %s", pc_dtype_name(y.dtype), pc_dtype_name(r.dtype));
+    const bool more = pc_present(r);
+    product t;
+    memset(&t, 0, sizeof t);
+    t.batch = 1;
+    t.trans_b = true, t.M = x.dim[0], t.N = w.dim[0], t.K = x.dim[1], t.alpha = 1.0f, t.beta = more ? 1.0f : 0.0f;
+    t.A = x.data, t.B = w.data, t.C = more ? r.data : y.data, t.D = y.data;
+    t.lda = x.stride, t.ldb = w.stride, t.ldc = more ? r.stride : y.stride, t.ldd = y.stride;
+    t.in = x.dtype, t.out = y.dtype;
+    if (pc_present(b)) {
+        t.bias = b.data, t.bias_type = PC_F32;
+        if (multiply(&t)) return true;
+        if (x.dtype == PC_BF16 && y.dtype == PC_BF16) {
+            bf16 *rounded = (bf16 *)pc_cuda_workspace((size_t)t.N * sizeof *rounded);
+            LAUNCH(narrow, blocks_for(t.N), THREADS, 0, rounded, (const float *)b.data, t.N);
+            t.bias = rounded, t.bias_type = PC_BF16;
+            if (multiply(&t)) return true;
+        }
+        t.bias = NULL;
+    }
+    multiply(&t);
+    return !pc_present(b);
 }
 
 void cuda_linear_forward(pc_ctx *ctx, pc_tensor y, pc_tensor x, pc_tensor w, pc_tensor b, pc_tensor r)
 {
     if (pc_cuda_linear_few(ctx, y, PC_NONE, x, w, b, r, -1)) return;
-    const bool in_place = pc_present(r) && r.data == y.data;
-    product_xw(y, x, w, in_place ? 1.0f : 0.0f);
-    if (in_place) r = PC_NONE;
     const int64_t n = pc_numel(y);
-    if (n == 0 || !(pc_present(b) || pc_present(r))) return;
+    if (n == 0 || product_xw(y, x, w, b, r)) return;
     const unsigned blocks = blocks_for(n) < 65536u ? blocks_for(n) : 65536u;
-    BY_TYPE(y, LAUNCH((finish<T, -1>), blocks, THREADS, 0, (T *)y.data, y.stride, (T *)NULL, 0, (const float *)b.data, (const T *)r.data,
-                      r.stride, n, y.dim[1]));
+    BY_TYPE(y, LAUNCH((finish<T, -1>), blocks, THREADS, 0, (T *)y.data, y.stride, (T *)NULL, 0, (const float *)b.data, n, y.dim[1]));
 }
 
 void cuda_linear_act_forward(pc_ctx *ctx, pc_tensor a, pc_tensor z, pc_tensor x, pc_tensor w, pc_tensor b, pc_act kind)
 {
     const int64_t n = pc_numel(z);
     if (pc_cuda_linear_few(ctx, a, z, x, w, b, PC_NONE, (int)kind)) return;
-    product_xw(z, x, w, 0.0f);
     if (n == 0) return;
-    const unsigned blocks = blocks_for(n) < 65536u ? blocks_for(n) : 65536u;
-#define FINISH(KIND)                                                                               \
-    case KIND:                                                                                     \
-        BY_TYPE(z, LAUNCH((finish<T, KIND>), blocks, THREADS, 0, (T *)a.data, a.stride, (T *)z.data, z.stride, (const float *)b.data,     \
-                          (const T *)NULL, 0, n, z.dim[1]));                                       \
-        break
-    switch (kind) {
-        FINISH(PC_ACT_GELU);
-        FINISH(PC_ACT_GELU_TANH);
-        FINISH(PC_ACT_QUICK);
-        FINISH(PC_ACT_SILU);
-        FINISH(PC_ACT_RELU);
+    if (product_xw(z, x, w, b, PC_NONE)) {
+        cuda_act_forward(ctx, a, z, kind);
+        return;
     }
+    const unsigned blocks = blocks_for(n) < 65536u ? blocks_for(n) : 65536u;
+    BY_TYPE(z, BY_KIND(kind, LAUNCH((finish<T, KIND>), blocks, THREADS, 0, (T *)a.data, a.stride, (T *)z.data, z.stride,
+                                    (const float *)b.data, n, z.dim[1])));
 }
 
-static const int COLUMNS = 32, LINES = 8, SLICES = 64;
+// ---- sums over rows ------------------------------------------------------------------------------------
+
+// A block: LINES rows at a time of 32 columns, or of 32 eights; BLOCKS of them read at once, in slices of the rows.
+enum { LINES = 8, BLOCKS = 1056 };
 
 // part[slice][o] = sum over the slice's rows of dy[n,o].
-template <class T> __global__ void bias_sums(float *part, const T *dy, int64_t ys, int64_t N, int64_t O)
+template <class T, int VEC> __global__ void column_sums(float *part, const T *dy, int64_t ys, int64_t N, int64_t O)
 {
-    __shared__ float lines[LINES][COLUMNS];
-    const int64_t o = blockIdx.x * (int64_t)COLUMNS + threadIdx.x;
+    __shared__ float lines[LINES][32 * VEC];
+    const int64_t o = (blockIdx.x * (int64_t)32 + threadIdx.x) * VEC;
     const int64_t per = (N + gridDim.y - 1) / gridDim.y, begin = blockIdx.y * per, end = begin + per < N ? begin + per : N;
-    float sum = 0.0f;
-    if (o < O)
-        for (int64_t n = begin + threadIdx.y; n < end; n += LINES) sum += get(dy, n * ys + o);
-    lines[threadIdx.y][threadIdx.x] = sum;
+    float sum[VEC] = {};
+    if (o < O) {
+#pragma unroll 4
+        for (int64_t n = begin + threadIdx.y; n < end; n += LINES) {
+            float v[VEC];
+            if (VEC == 8)
+                get8(v, dy + n * ys + o);
+            else
+                v[0] = get(dy, n * ys + o);
+            for (int k = 0; k < VEC; k++) sum[k] += v[k];
+        }
+    }
+    for (int k = 0; k < VEC; k++) lines[threadIdx.y][threadIdx.x * VEC + k] = sum[k];
     __syncthreads();
-    if (threadIdx.y > 0 || o >= O) return;
-    for (int i = 1; i < LINES; i++) sum += lines[i][threadIdx.x];
-    part[blockIdx.y * O + o] = sum;
+    const int c = threadIdx.y * 32 + threadIdx.x; // 8 lines of 32 threads: one a column when VEC is 8
+    const int64_t column = blockIdx.x * (int64_t)(32 * VEC) + c;
+    if (c >= 32 * VEC || column >= O) return;
+    float all = 0.0f;
+    for (int i = 0; i < LINES; i++) all += lines[i][c];
+    part[blockIdx.y * O + column] = all;
 }
 
-__global__ void bias_gather(float *db, const float *part, int64_t slices, int64_t O)
+__global__ void add_slices(float *to, const float *part, int64_t slices, int64_t C)
 {
-    const int64_t o = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
-    if (o >= O) return;
+    __shared__ float lines[32][33];
+    const int64_t c = blockIdx.x * (int64_t)32 + threadIdx.x;
     float sum = 0.0f;
-    for (int64_t s = 0; s < slices; s++) sum += part[s * O + o];
-    db[o] += sum;
+    if (c < C)
+        for (int64_t s = threadIdx.y; s < slices; s += 32) sum += part[s * C + c];
+    lines[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || c >= C) return;
+    for (int i = 1; i < 32; i++) sum += lines[i][threadIdx.x];
+    to[c] += sum;
+}
+
+void pc_cuda_add_slices(float *to, const float *part, int64_t slices, int64_t C)
+{
+    LAUNCH(add_slices, blocks_for(C, 32), dim3(32, 32), 0, to, part, slices, C);
+}
+
+static void bias_gradient(pc_tensor db, pc_tensor dy)
+{
+    const int64_t N = dy.dim[0], O = dy.dim[1];
+    const bool eights = by_eights(dy);
+    const int64_t across = blocks_for(O, eights ? 256 : 32), most = (N + 4 * LINES - 1) / (4 * LINES), want = (BLOCKS + across - 1) / across;
+    const int64_t slices = want < most ? want : most;
+    float *part = (float *)pc_cuda_workspace((size_t)(slices * O) * sizeof *part);
+    const dim3 blocks((unsigned)across, (unsigned)slices), threads(32, LINES);
+    if (eights)
+        BY_TYPE(dy, LAUNCH((column_sums<T, 8>), blocks, threads, 0, part, (const T *)dy.data, dy.stride, N, O));
+    else
+        BY_TYPE(dy, LAUNCH((column_sums<T, 1>), blocks, threads, 0, part, (const T *)dy.data, dy.stride, N, O));
+    pc_cuda_add_slices((float *)db.data, part, slices, O);
 }
 
 void cuda_linear_backward(pc_ctx *, pc_tensor dx, pc_tensor dw, pc_tensor db, pc_tensor dy, pc_tensor x, pc_tensor w)
 {
     const int64_t N = dy.dim[0], O = dy.dim[1];
-    if (N == 0) return;
+    if (N == 0 || O == 0) return;
     if (pc_present(dx))
         pc_cuda_product(false, false, N, dx.dim[1], O, 1.0f, dy.data, dy.stride, w.data, w.stride, 0.0f, dx.data, dx.stride, dy.dtype,
                         dx.dtype);
     if (pc_present(dw))
         pc_cuda_product(true, false, O, x.dim[1], N, 1.0f, dy.data, dy.stride, x.data, x.stride, 1.0f, dw.data, dw.stride, dy.dtype,
                         dw.dtype);
-    if (pc_present(db)) {
-        const int64_t slices = N < 4 * LINES * SLICES ? (N + 4 * LINES - 1) / (4 * LINES) : SLICES;
-        float *part = (float *)pc_cuda_workspace((size_t)(slices * O) * sizeof *part);
-        BY_TYPE(dy, LAUNCH(bias_sums<T>, dim3(blocks_for(O, COLUMNS), (unsigned)slices), dim3(COLUMNS, LINES), 0, part,
-                           (const T *)dy.data, dy.stride, N, O));
-        LAUNCH(bias_gather, blocks_for(O), THREADS, 0, (float *)db.data, part, slices, O);
-    }
+    if (pc_present(db)) bias_gradient(db, dy);
 }

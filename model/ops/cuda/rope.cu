@@ -1,7 +1,11 @@
 /*
  * rope.cu - rotary positions: pairs (j, j + D/2) of every head turned by the angle of table row pos[n]. Formulas: ops.h.
+ *
+ * A thread takes eight pairs of a few heads of a row: their angles are read once.
  */
 #include "model/ops/cuda/device.cuh"
+
+enum { HEADS = 8 };
 
 template <class T>
 __global__ void turn(T *y, int64_t ys, const T *x, int64_t xs, const float *cosines, const float *sines, const int32_t *pos, int64_t n,
@@ -18,14 +22,49 @@ __global__ void turn(T *y, int64_t ys, const T *x, int64_t xs, const float *cosi
     }
 }
 
+// n rows' groups of heads by eights of pairs.
+template <class T>
+__global__ void turn8(T *y, int64_t ys, const T *x, int64_t xs, const float *cosines, const float *sines, const int32_t *pos, uint32_t n,
+                      uint32_t groups, uint32_t H, uint32_t half, float sign)
+{
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    const uint32_t eights = half / 8, j = i % eights * 8, rest = i / eights, r = rest / groups, first = rest % groups * HEADS;
+    const uint32_t end = first + HEADS < H ? first + HEADS : H;
+    float c[8], s[8];
+    const int64_t at = (int64_t)pos[r] * half + j;
+    get8(c, cosines + at);
+    get8(s, sines + at);
+    for (int k = 0; k < 8; k++) s[k] *= sign;
+#pragma unroll 4
+    for (uint32_t h = first; h < end; h++) {
+        const int64_t place = (int64_t)h * 2 * half + j;
+        float a[8], b[8], u[8], v[8];
+        get8(a, x + r * xs + place);
+        get8(b, x + r * xs + place + half);
+        for (int k = 0; k < 8; k++) {
+            u[k] = a[k] * c[k] - b[k] * s[k];
+            v[k] = b[k] * c[k] + a[k] * s[k];
+        }
+        put8(y + r * ys + place, u);
+        put8(y + r * ys + place + half, v);
+    }
+}
+
 static void run_turn(pc_tensor y, pc_tensor x, pc_tensor cosines, pc_tensor sines, pc_tensor pos, float sign)
 {
-    const int64_t n = x.dim[0] * x.dim[1] * (x.dim[2] / 2);
+    const int64_t N = x.dim[0], H = x.dim[1], half = x.dim[2] / 2, n = N * H * half;
     if (n == 0) return;
-    const unsigned blocks = blocks_for(n) < 65536u ? blocks_for(n) : 65536u;
     PC_ASSERT(cosines.dtype == PC_F32, "rotary tables of %s", pc_dtype_name(cosines.dtype));
-    BY_TYPE(x, LAUNCH(turn<T>, blocks, THREADS, 0, (T *)y.data, y.stride, (const T *)x.data, x.stride, (const float *)cosines.data,
-                      (const float *)sines.data, pc_i32(pos), n, x.dim[1], x.dim[2] / 2, sign));
+    const int32_t *at = mirrored(pos);
+    const int64_t groups = (H + HEADS - 1) / HEADS, eights = N * groups * (half / 8);
+    if (half % 8 == 0 && by_eights(y) && by_eights(x) && by_eights(cosines) && by_eights(sines) && eights < (int64_t)1 << 31)
+        BY_TYPE(x, LAUNCH(turn8<T>, blocks_for(eights, 128), 128, 0, (T *)y.data, y.stride, (const T *)x.data, x.stride,
+                          (const float *)cosines.data, (const float *)sines.data, at, (uint32_t)eights, (uint32_t)groups, (uint32_t)H,
+                          (uint32_t)half, sign));
+    else
+        BY_TYPE(x, LAUNCH(turn<T>, blocks_for(n) < 65536u ? blocks_for(n) : 65536u, THREADS, 0, (T *)y.data, y.stride, (const T *)x.data,
+                          x.stride, (const float *)cosines.data, (const float *)sines.data, at, n, H, half, sign));
 }
 
 void cuda_rope_forward(pc_ctx *, pc_tensor y, pc_tensor x, pc_tensor cos_table, pc_tensor sin_table, pc_tensor pos)

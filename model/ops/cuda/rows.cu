@@ -1,81 +1,53 @@
 /*
  * rows.cu - rows picked, put, added, scaled, dropped. Formulas: ops.h.
  *
- * Where rows meet in one row of the result (embedding, add_rows, gather backward), the first that meets there adds
- * them all up, in row order: the same bits every time, and no atomics.
+ * Where rows meet in one row of the result (embedding, add_rows, gather backward) their sum has one order: the same
+ * bits every time, and no atomics.
  */
 #include "model/ops/cuda/decode.cuh"
+#include "model/ops/cuda/each.cuh"
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 // ---- one to one ----------------------------------------------------------------------------------
 
-// y[n,c] = f(a[n,c], b[n,c]) for rows of C numbers that are strides apart.
-template <class T, class F>
-__global__ void each(T *y, int64_t ys, const T *a, int64_t as, const T *b, int64_t bs, int64_t n, int64_t C, F f)
-{
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
-        const int64_t r = i / C, c = i - r * C;
-        put(y, r * ys + c, f(get(a, r * as + c), b ? get(b, r * bs + c) : 0.0f, i));
-    }
-}
-
-struct Sum {
-    __device__ float operator()(float a, float b, int64_t) const { return a + b; }
+struct Sum : Each<Sum> {
+    __device__ float one(float a, float b, int64_t) const { return a + b; }
 };
-struct Scale {
+struct Scale : Each<Scale> {
     float s;
-    __device__ float operator()(float a, float, int64_t) const { return s * a; }
+    Scale(float by) : s(by) {}
+    __device__ float one(float a, float, int64_t) const { return s * a; }
 };
-
-template <class F> static void run_each(pc_tensor y, pc_tensor a, pc_tensor b, F f)
-{
-    const int64_t n = pc_numel(y), C = pc_row_len(y);
-    if (n == 0) return;
-    const unsigned blocks = blocks_for(n) < 65536u ? blocks_for(n) : 65536u;
-    BY_TYPE(y, LAUNCH((each<T, F>), blocks, THREADS, 0, (T *)y.data, y.stride, (const T *)a.data, a.stride, (const T *)b.data,
-                      b.stride, n, C, f));
-}
+struct Same : Each<Same> {
+    __device__ float one(float a, float, int64_t) const { return a; }
+};
 
 void cuda_add_forward(pc_ctx *, pc_tensor y, pc_tensor a, pc_tensor b)
 {
-    run_each(y, a, b, Sum());
+    BY_TYPE(y, run_each<T, T, T>(y, a, b, Sum()));
 }
 
 void cuda_scale_forward(pc_ctx *, pc_tensor y, pc_tensor x, double s)
 {
-    run_each(y, x, PC_NONE, Scale{(float)s});
+    BY_TYPE(y, run_each<T, T, T>(y, x, PC_NONE, Scale((float)s)));
 }
 
 // Between types too: a matrix in bf16 from its f32 original, a gradient in f32 from one in bf16.
-template <class Y, class X> __global__ void convert(Y *y, int64_t ys, const X *x, int64_t xs, int64_t n, int64_t C, float keep)
-{
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
-        const int64_t r = i / C, c = i - r * C;
-        const float before = keep != 0.0f ? get(y, r * ys + c) : 0.0f;
-        put(y, r * ys + c, before + get(x, r * xs + c));
-    }
-}
-
-static void run_convert(pc_tensor y, pc_tensor x, float keep)
-{
-    const int64_t n = pc_numel(y), C = pc_row_len(y);
-    if (n == 0) return;
-    const unsigned blocks = blocks_for(n) < 65536u ? blocks_for(n) : 65536u;
-    BY_TYPE(x, typedef T X; BY_TYPE(y, LAUNCH((convert<T, X>), blocks, THREADS, 0, (T *)y.data, y.stride, (const X *)x.data,
-                                              x.stride, n, C, keep)));
-}
-
 void cuda_copy_forward(pc_ctx *, pc_tensor y, pc_tensor x)
 {
-    run_convert(y, x, 0.0f);
+    const size_t size = pc_dtype_size(y.dtype);
+    if (y.dtype == x.dtype && pc_is_dense(y) && pc_is_dense(x)) {
+        CHECK_CUDA(cudaMemcpyAsync(y.data, x.data, (size_t)pc_numel(y) * size, cudaMemcpyDefault, pc_cuda_stream));
+        return;
+    }
+    BY_TYPE(x, typedef T X; BY_TYPE(y, run_each<T, X, X>(y, x, PC_NONE, Same())));
 }
 
 void cuda_accumulate(pc_ctx *, pc_tensor y, pc_tensor x)
 {
-    run_convert(y, x, 1.0f);
+    BY_TYPE(x, typedef T X; BY_TYPE(y, run_each<T, T, X>(y, y, x, Sum())));
 }
 
 void cuda_zero_forward(pc_ctx *, pc_tensor y)
@@ -91,10 +63,9 @@ void cuda_zero_forward(pc_ctx *, pc_tensor y)
 struct Drop {
     uint32_t k0, k1, s0, s1, threshold;
     float scale;
-    // Word i % 4 of block i / 4 of the key: Philox4x32-10, as core/rng.c has it.
-    __device__ float operator()(float x, float, int64_t i) const
+    // The four words of a block of the key: Philox4x32-10, as core/rng.c has it.
+    __device__ __forceinline__ void words(uint32_t *w, uint64_t block) const
     {
-        const uint64_t block = (uint64_t)i >> 2;
         uint32_t x0 = (uint32_t)block, x1 = (uint32_t)(block >> 32), x2 = s0, x3 = s1, a = k0, b = k1;
         for (int round = 0; round < 10; round++) {
             const uint32_t p = x0, q = x2;
@@ -105,9 +76,23 @@ struct Drop {
             a += 0x9E3779B9u;
             b += 0xBB67AE85u;
         }
+        w[0] = x0, w[1] = x1, w[2] = x2, w[3] = x3;
+    }
+    // Number i: word i % 4 of block i / 4.
+    __device__ float one(float x, float, int64_t i) const
+    {
+        uint32_t w[4];
+        words(w, (uint64_t)i >> 2);
         const int k = (int)(i & 3);
-        const uint32_t word = k == 0 ? x0 : k == 1 ? x1 : k == 2 ? x2 : x3;
+        const uint32_t word = k == 0 ? w[0] : k == 1 ? w[1] : k == 2 ? w[2] : w[3];
         return word >= threshold ? x * scale : 0.0f;
+    }
+    __device__ __forceinline__ void eight(float *y, const float *x, const float *, int64_t i) const
+    {
+        uint32_t w[8];
+        words(w, (uint64_t)i >> 2);
+        words(w + 4, ((uint64_t)i >> 2) + 1);
+        for (int k = 0; k < 8; k++) y[k] = w[k] >= threshold ? x[k] * scale : 0.0f;
     }
 };
 
@@ -121,38 +106,66 @@ static Drop drop_of(double p, pc_rng_key key)
 
 void cuda_dropout_forward(pc_ctx *, pc_tensor y, pc_tensor x, double p, pc_rng_key key)
 {
-    run_each(y, x, PC_NONE, drop_of(p, key));
+    BY_TYPE(y, run_each<T, T, T>(y, x, PC_NONE, drop_of(p, key)));
 }
 
-void cuda_dropout_backward(pc_ctx *, pc_tensor dx, pc_tensor dy, double p, pc_rng_key key)
+void cuda_dropout_backward(pc_ctx *ctx, pc_tensor dx, pc_tensor dy, double p, pc_rng_key key)
 {
-    run_each(dx, dy, PC_NONE, drop_of(p, key));
+    cuda_dropout_forward(ctx, dx, dy, p, key);
 }
 
 // ---- by index --------------------------------------------------------------------------------------
 
-// y[m] = (x ? x[m] : 0) + table[index[m]]; index < 0: see `skip`.
-template <class T>
-__global__ void pick(T *y, int64_t ys, const T *x, int64_t xs, const T *table, int64_t ts, const int32_t *index, int64_t C, bool skip)
+/*
+ * y[m] = (x ? x[m] : 0) + table[index[m]], Y and X of one type, the table of another maybe; index < 0: see `skip`.
+ * C in steps of VEC numbers, n = M C.
+ */
+template <int VEC, class T> __device__ __forceinline__ void get_some(float *v, const T *p)
 {
-    const int64_t m = blockIdx.x;
-    const int32_t at = index[m];
-    if (at < 0 && skip) return;
-    for (int64_t c = threadIdx.x; c < C; c += blockDim.x)
-        put(y, m * ys + c, (x ? get(x, m * xs + c) : 0.0f) + (at < 0 ? 0.0f : get(table, (int64_t)at * ts + c)));
+    if (VEC == 8)
+        get8(v, p);
+    else
+        v[0] = get(p, 0);
+}
+template <int VEC, class T> __device__ __forceinline__ void put_some(T *p, const float *v)
+{
+    if (VEC == 8)
+        put8(p, v);
+    else
+        put(p, 0, v[0]);
 }
 
-static int row_threads(int64_t C)
+template <class Y, class W, int VEC>
+__global__ void pick(Y *y, int64_t ys, const Y *x, int64_t xs, const W *table, int64_t ts, const int32_t *index, uint32_t n, uint32_t C,
+                     bool skip)
 {
-    return C >= 256 ? 256 : C > 64 ? 128 : C > 32 ? 64 : 32;
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    const uint32_t m = i / C;
+    const int64_t c = (int64_t)(i - m * C) * VEC;
+    const int32_t at = index[m];
+    if (at < 0 && skip) return;
+    float v[VEC] = {}, w[VEC];
+    if (at >= 0) get_some<VEC>(v, table + (int64_t)at * ts + c);
+    if (x) {
+        get_some<VEC>(w, x + m * xs + c);
+        for (int k = 0; k < VEC; k++) v[k] += w[k];
+    }
+    put_some<VEC>(y + m * ys + c, v);
 }
 
 static void run_pick(pc_tensor y, pc_tensor x, pc_tensor table, pc_tensor index, bool skip)
 {
     const int64_t M = index.dim[0], C = pc_row_len(y);
     if (M == 0) return;
-    BY_TYPE(y, LAUNCH(pick<T>, (unsigned)M, row_threads(C), 0, (T *)y.data, y.stride, (const T *)x.data, x.stride,
-                      (const T *)table.data, table.stride, pc_i32(index), C, skip));
+    const int32_t *at = mirrored(index);
+    const bool eights = by_eights(y) && by_eights(x) && by_eights(table);
+    const int64_t n = eights ? M * (C / 8) : M * C;
+    PC_ASSERT(n < (int64_t)1 << 31, "%lld rows of %lld picked at once", (long long)M, (long long)C);
+#define PICK(VEC)                                                                                  \
+    LAUNCH((pick<T, W, VEC>), blocks_for(n), THREADS, 0, (T *)y.data, y.stride, (const T *)x.data, x.stride, (const W *)table.data,    \
+           table.stride, at, (uint32_t)n, (uint32_t)(C / VEC), skip)
+    BY_TYPE(table, typedef T W; BY_TYPE(y, if (eights) PICK(8); else PICK(1)));
 }
 
 void cuda_embedding_forward(pc_ctx *, pc_tensor y, pc_tensor ids, pc_tensor table)
@@ -174,17 +187,21 @@ void cuda_add_rows_forward(pc_ctx *, pc_tensor y, pc_tensor x, pc_tensor table, 
 }
 
 // y[index[m]] = f[m], and back: f[m] = y[index[m]], 0 where there is none.
-template <class T>
-__global__ void spread(T *y, int64_t ys, T *f, int64_t fs, const int32_t *index, int64_t C, bool back)
+template <class Y, class F, int VEC>
+__global__ void spread(Y *y, int64_t ys, F *f, int64_t fs, const int32_t *index, uint32_t n, uint32_t C, bool back)
 {
-    const int64_t m = blockIdx.x;
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    const uint32_t m = i / C;
+    const int64_t c = (int64_t)(i - m * C) * VEC;
     const int32_t at = index[m];
-    if (at < 0 && !back) return;
-    for (int64_t c = threadIdx.x; c < C; c += blockDim.x) {
-        if (!back)
-            y[(int64_t)at * ys + c] = f[m * fs + c];
-        else
-            put(f, m * fs + c, at < 0 ? 0.0f : get(y, (int64_t)at * ys + c));
+    float v[VEC] = {};
+    if (back) {
+        if (at >= 0) get_some<VEC>(v, y + (int64_t)at * ys + c);
+        put_some<VEC>(f + m * fs + c, v);
+    } else if (at >= 0) {
+        get_some<VEC>(v, f + m * fs + c);
+        put_some<VEC>(y + (int64_t)at * ys + c, v);
     }
 }
 
@@ -192,7 +209,14 @@ static void run_spread(pc_tensor y, pc_tensor f, pc_tensor index, bool back)
 {
     const int64_t M = index.dim[0], C = pc_row_len(f);
     if (M == 0) return;
-    BY_TYPE(y, LAUNCH(spread<T>, (unsigned)M, row_threads(C), 0, (T *)y.data, y.stride, (T *)f.data, f.stride, pc_i32(index), C, back));
+    const int32_t *at = mirrored(index);
+    const bool eights = by_eights(y) && by_eights(f);
+    const int64_t n = eights ? M * (C / 8) : M * C;
+    PC_ASSERT(n < (int64_t)1 << 31, "%lld rows of %lld spread at once", (long long)M, (long long)C);
+#define SPREAD(VEC)                                                                                \
+    LAUNCH((spread<Y, T, VEC>), blocks_for(n), THREADS, 0, (Y *)y.data, y.stride, (T *)f.data, f.stride, at, (uint32_t)n,              \
+           (uint32_t)(C / VEC), back)
+    BY_TYPE(y, typedef T Y; BY_TYPE(f, if (eights) SPREAD(8); else SPREAD(1)));
 }
 
 void cuda_splice_forward(pc_ctx *, pc_tensor y, pc_tensor f, pc_tensor index)
@@ -206,18 +230,49 @@ void cuda_splice_backward(pc_ctx *, pc_tensor df, pc_tensor dy, pc_tensor index)
 }
 
 /*
- * d[index[n]] += dy[n]: `next` links each row to the following one that meets in the same place, `first` lists the
- * rows where such a chain begins. Made by the host, which knows the index.
+ * d[index[n]] += dy[n]. The host, which knows the index, sorts the rows by their place (those of one place stay in
+ * order) and cuts what meets in one place into pieces of at most PIECE rows. A piece that is alone in its place adds
+ * to d; the others leave their sums in `part`, from where their heads add them up in order. So every sum has one
+ * order, and a place where everything meets is not one thread's long way.
  */
-template <class D, class T>
-__global__ void meet(D *d, int64_t ds, const T *dy, int64_t ys, const int32_t *index, const int32_t *first, const int32_t *next, int64_t C)
+typedef struct piece {
+    int32_t begin, end; // of the sorted rows; of a head: of its pieces' slots
+    int32_t at, slot;   // its place; where its sum goes, -1: to d
+} piece;
+enum { PIECE = 32 };
+
+template <class D, class Y, int VEC>
+__global__ void meet(D *d, int64_t ds, float *part, const Y *dy, int64_t ys, const int32_t *rows, const piece *pieces, int64_t C)
 {
-    const int64_t begin = first[blockIdx.x];
-    const int64_t at = index[begin];
-    for (int64_t c = blockIdx.y * (int64_t)blockDim.x + threadIdx.x; c < C; c += (int64_t)gridDim.y * blockDim.x) {
-        float sum = 0.0f;
-        for (int64_t n = begin; n >= 0; n = next[n]) sum += get(dy, n * ys + c);
-        put(d, at * ds + c, get(d, at * ds + c) + sum);
+    const piece p = pieces[blockIdx.y];
+    const int64_t c = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * VEC;
+    if (c >= C) return;
+    float sum[VEC] = {};
+#pragma unroll 4
+    for (int32_t n = p.begin; n < p.end; n++) {
+        float v[VEC];
+        get_some<VEC>(v, dy + (rows ? rows[n] : n) * ys + c);
+        for (int k = 0; k < VEC; k++) sum[k] += v[k];
+    }
+    if (p.slot >= 0) {
+        put_some<VEC>(part + p.slot * C + c, sum);
+        return;
+    }
+    float old[VEC];
+    get_some<VEC>(old, d + p.at * ds + c);
+    for (int k = 0; k < VEC; k++) old[k] += sum[k];
+    put_some<VEC>(d + p.at * ds + c, old);
+}
+
+template <class D, class Y, int VEC>
+static void launch_meet(pc_tensor d, float *part, const void *dy, int64_t ys, const int32_t *rows, const piece *pieces, int64_t count,
+                        int64_t C)
+{
+    const int threads = C / VEC >= 128 ? 128 : C / VEC > 64 ? 96 : C / VEC > 32 ? 64 : 32;
+    for (int64_t first = 0; first < count; first += 65535) {
+        const int64_t some = count - first < 65535 ? count - first : 65535;
+        LAUNCH((meet<D, Y, VEC>), dim3(blocks_for(C / VEC, threads), (unsigned)some), threads, 0, (D *)d.data, d.stride, part, (const Y *)dy,
+               ys, rows, pieces + first, C);
     }
 }
 
@@ -225,26 +280,48 @@ static void run_meet(pc_tensor d, pc_tensor dy, pc_tensor index)
 {
     const int64_t N = index.dim[0], R = d.dim[0], C = pc_row_len(dy);
     if (N == 0) return;
-    int32_t *first = (int32_t *)pc_cuda_staged((size_t)(2 * N) * sizeof *first), *next = first + N;
-    int32_t *last = (int32_t *)malloc((size_t)R * sizeof *last); // the last row met so far, by place
-    PC_ASSERT(last, "no memory for %lld rows", (long long)R);
-    memset(last, 0xff, (size_t)R * sizeof *last);
-    int64_t chains = 0;
-    for (int64_t n = 0; n < N; n++) {
-        const int32_t at = pc_i32(index)[n];
-        next[n] = -1;
-        if (at < 0) continue;
-        if (last[at] < 0)
-            first[chains++] = (int32_t)n;
-        else
-            next[last[at]] = (int32_t)n;
-        last[at] = (int32_t)n;
+    const int32_t *at = pc_i32(index);
+    int32_t *begin = (int32_t *)calloc((size_t)R + 1, sizeof *begin); // of a place's rows among the sorted
+    PC_ASSERT(begin, "no memory for %lld rows", (long long)R);
+    for (int64_t n = 0; n < N; n++)
+        if (at[n] >= 0) begin[at[n] + 1]++;
+    int64_t singles = 0, heads = 0, slots = 0;
+    for (int64_t r = 0; r < R; r++) {
+        const int64_t met = begin[r + 1], pieces = (met + PIECE - 1) / PIECE;
+        if (pieces == 1) singles++;
+        if (pieces > 1) heads++, slots += pieces;
+        begin[r + 1] += begin[r];
     }
-    free(last);
-    if (chains == 0) return;
-    const unsigned wide = (unsigned)((C + 127) / 128 < 8 ? (C + 127) / 128 : 8);
-    BY_TYPE(dy, typedef T Y; BY_TYPE(d, LAUNCH((meet<T, Y>), dim3((unsigned)chains, wide), 128, 0, (T *)d.data, d.stride,
-                                               (const Y *)dy.data, dy.stride, pc_i32(index), first, next, C)));
+    const int64_t M = begin[R], count = singles + slots + heads;
+    const size_t bytes = (size_t)count * sizeof(piece) + (size_t)M * sizeof(int32_t);
+    if (M == 0) {
+        free(begin);
+        return;
+    }
+    piece *all = (piece *)pc_cuda_staged(bytes), *p = all, *head = all + singles + slots;
+    int32_t *rows = (int32_t *)(all + count);
+    int32_t slot = 0;
+    for (int64_t r = 0; r < R; r++) {
+        const int32_t from = begin[r], to = begin[r + 1];
+        const bool alone = to - from <= PIECE;
+        if (!alone) *head++ = piece{slot, slot + (to - from + PIECE - 1) / PIECE, (int32_t)r, -1};
+        for (int32_t n = from; n < to; n += PIECE)
+            *p++ = piece{n, n + PIECE < to ? n + PIECE : to, (int32_t)r, alone ? -1 : slot++};
+    }
+    for (int64_t n = 0; n < N; n++)
+        if (at[n] >= 0) rows[begin[at[n]]++] = (int32_t)n;
+    free(begin);
+
+    const piece *pieces = (const piece *)pc_cuda_mirror(all, bytes);
+    const int32_t *sorted = (const int32_t *)(pieces + count);
+    float *part = slots ? (float *)pc_cuda_workspace((size_t)(slots * C) * sizeof *part) : NULL;
+    const bool eights = by_eights(d) && by_eights(dy);
+#define MEET(VEC)                                                                                  \
+    do {                                                                                           \
+        launch_meet<T, Y, VEC>(d, part, dy.data, dy.stride, sorted, pieces, singles + slots, C);                                       \
+        launch_meet<T, float, VEC>(d, NULL, part, C, NULL, pieces + singles + slots, heads, C);                                        \
+    } while (0)
+    BY_TYPE(dy, typedef T Y; BY_TYPE(d, if (eights) MEET(8); else MEET(1)));
 }
 
 void cuda_embedding_backward(pc_ctx *, pc_tensor dtable, pc_tensor dy, pc_tensor ids)
