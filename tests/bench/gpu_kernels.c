@@ -196,6 +196,23 @@ static void product(const char *what, int64_t N, int64_t I, int64_t O, bool bias
     }
 }
 
+static void patches(const char *name, int64_t B, int64_t side, int64_t patch)
+{
+    pc_arena_release(&arena, 0);
+    const pc_conv conv = {.B = B,
+                          .C = 3,
+                          .H = side,
+                          .W = side,
+                          .kernel = patch,
+                          .step = patch,
+                          .out_h = side / patch,
+                          .out_w = side / patch};
+    const pc_tensor flat = numbers(PC_F32, B, 3 * side * side),
+                    pixels = pc_view4(flat.data, PC_F32, B, 3, side, side);
+    const pc_tensor cols = rows_of(B * conv.out_h * conv.out_w, 3 * patch * patch);
+    TIME(name, 6.0 * (double)pc_numel(cols), 0, ctx.ops->im2col_forward(&ctx, cols, pixels, &conv));
+}
+
 static void losses(void)
 {
     pc_arena_release(&arena, 0);
@@ -289,6 +306,8 @@ int main(int argc, char **argv)
 
     rows("8192x4096/11008", 8192, 4096, 11008, true);
     rows("65792x1024/4096", 65792, 1024, 4096, false);
+    patches("im2col 1024 x 224, patch 32", 1024, 224, 32);
+    patches("im2col 256 x 224, patch 14", 256, 224, 14);
     product("7B qkv", 8192, 4096, 12288, false, false, -1);
     product("7B out", 8192, 4096, 4096, false, true, -1);
     product("7B gate_up", 8192, 4096, 22016, false, false, -1);

@@ -41,7 +41,14 @@ static int64_t size(side *s, int64_t most)
 {
     static const int64_t bounds[] = {1, 9, 70, 300};
     const int64_t top = bounds[draw(s, 4)];
-    return 1 + (int64_t)draw(s, (uint64_t)(top < most ? top : most));
+    const int64_t n = 1 + (int64_t)draw(s, (uint64_t)(top < most ? top : most));
+    return n > 8 && draw(s, 2) ? n / 8 * 8 : n; // what kernels read by eights
+}
+
+// A width of rows: a size, or of a large model.
+static int64_t width(side *s)
+{
+    return draw(s, 3) == 0 ? 8 * (1 + (int64_t)draw(s, 2600)) : size(s, 300);
 }
 
 static float rounded(float v)
@@ -57,6 +64,12 @@ typedef enum kind {
     ROWS,
     WIDE
 } kind; // of ctx->real, or f32 (f64 on the CPU): vectors, statistics, gradients
+
+// The gradient of a matrix is of either type.
+static kind either(side *s)
+{
+    return draw(s, 2) ? ROWS : WIDE;
+}
 
 static pc_dtype type_of(const side *s, kind k)
 {
@@ -128,8 +141,9 @@ static void emit(side *s, const char *name, pc_tensor x)
 
 static pc_tensor strided(side *s, int64_t N, int64_t C, pc_tensor *whole)
 {
-    *whole = NORMAL(s, ROWS, N, C + 5);
-    return pc_cols(*whole, 3, 3 + C);
+    const int64_t before = draw(s, 2) ? 3 : 8;
+    *whole = NORMAL(s, ROWS, N, C + before + 8);
+    return pc_cols(*whole, before, before + C);
 }
 
 static void linear(side *s)
@@ -149,8 +163,13 @@ static void linear(side *s)
     emit(s, "y", y);
     emit(s, "y without bias", y2);
     emit(s, "y in place", y3);
+    const pc_tensor y4 = NORMAL(s, WIDE, N, O), y5 = NORMAL(s, WIDE, N, O);
+    s->ctx.ops->linear_forward(&s->ctx, y4, x, w, b, PC_NONE);
+    s->ctx.ops->linear_forward(&s->ctx, y5, x, w, PC_NONE, y4);
+    emit(s, "wide y", y4);
+    emit(s, "wide y with r", y5);
     const pc_tensor dy = NORMAL(s, ROWS, N, O), dx = NORMAL(s, ROWS, N, I),
-                    dw = NORMAL(s, WIDE, O, I), db = NORMAL(s, WIDE, O);
+                    dw = NORMAL(s, either(s), O, I), db = NORMAL(s, WIDE, O);
     s->ctx.grad_ops->linear_backward(&s->ctx, dx, dw, db, dy, x, w);
     emit(s, "dx", dx);
     emit(s, "dw", dw);
@@ -257,7 +276,7 @@ static void swiglu(side *s)
 
 static void layernorm(side *s)
 {
-    const int64_t N = size(s, 3000), C = 7 + size(s, 3000);
+    const int64_t N = size(s, 300), C = 8 + width(s);
     const pc_tensor x = NORMAL(s, ROWS, N, C), g = NORMAL(s, WIDE, C), b = NORMAL(s, WIDE, C),
                     y = NORMAL(s, ROWS, N, C);
     const pc_tensor mean = NORMAL(s, WIDE, N), rstd = NORMAL(s, WIDE, N),
@@ -274,7 +293,7 @@ static void layernorm(side *s)
 
 static void rmsnorm(side *s)
 {
-    const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 4), C = 1 + size(s, 300);
+    const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 4), C = width(s);
     const pc_tensor x = NORMAL(s, ROWS, N, H, C), g = NORMAL(s, WIDE, C),
                     y = NORMAL(s, ROWS, N, H, C), rstd = NORMAL(s, WIDE, N, H);
     const pc_tensor dy = NORMAL(s, ROWS, N, H, C), dx = NORMAL(s, ROWS, N, H, C),
@@ -288,8 +307,8 @@ static void rmsnorm(side *s)
 
 static void rope(side *s)
 {
-    const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 4), D = 2 * (1 + (int64_t)draw(s, 40)),
-                  R = 50;
+    const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 20), R = 50,
+                  D = draw(s, 2) ? 16 * (1 + (int64_t)draw(s, 8)) : 2 * (1 + (int64_t)draw(s, 40));
     const pc_tensor x = NORMAL(s, ROWS, N, H, D), y = NORMAL(s, ROWS, N, H, D),
                     cosines = NORMAL(s, WIDE, R, D / 2);
     const pc_tensor sines = NORMAL(s, WIDE, R, D / 2), pos = index_of(s, N, R, false),
@@ -465,7 +484,7 @@ static void relative(side *s)
 
 static void rows(side *s)
 {
-    const int64_t N = size(s, 300), R = size(s, 100), C = size(s, 300);
+    const int64_t N = size(s, 300) * (draw(s, 2) ? 1 : 7), R = size(s, 100), C = size(s, 300);
     const pc_tensor table = NORMAL(s, ROWS, R, C), ids = index_of(s, N, R, true),
                     some = index_of(s, N, R, false);
     const pc_tensor y = NORMAL(s, ROWS, N, C), y2 = NORMAL(s, ROWS, N, C),
@@ -476,7 +495,7 @@ static void rows(side *s)
     emit(s, "embedding", y);
     emit(s, "add_rows", y2);
     emit(s, "gather", y3);
-    const pc_tensor d1 = NORMAL(s, WIDE, R, C), d2 = NORMAL(s, WIDE, R, C),
+    const pc_tensor d1 = NORMAL(s, either(s), R, C), d2 = NORMAL(s, either(s), R, C),
                     d3 = NORMAL(s, ROWS, R, C);
     s->ctx.grad_ops->embedding_backward(&s->ctx, d1, x, ids);
     s->ctx.grad_ops->add_rows_backward(&s->ctx, d2, x, ids);
@@ -530,7 +549,7 @@ static void elementwise(side *s)
     const pc_tensor a = strided(s, N, C, &whole), b = NORMAL(s, ROWS, N, C),
                     y = NORMAL(s, ROWS, N, C), y2 = NORMAL(s, ROWS, N, C);
     const pc_tensor y3 = NORMAL(s, ROWS, N, C), y4 = NORMAL(s, ROWS, N, C),
-                    g = NORMAL(s, WIDE, N, C);
+                    g = NORMAL(s, either(s), N, C);
     const pc_rng_key key = {.seed = 5, .stream = PC_STREAM_DROPOUT, .step = draw(s, 100)};
     s->ctx.ops->add_forward(&s->ctx, y, a, b);
     s->ctx.ops->scale_forward(&s->ctx, y2, a, -1.75);
@@ -563,7 +582,7 @@ static void image(side *s)
     v.out_w = (v.W + 2 * v.pad - v.kernel) / v.step + 1;
     const int64_t N = v.B * v.out_h * v.out_w, K = v.C * v.kernel * v.kernel;
     const pc_tensor x =
-        last ? NORMAL(s, ROWS, v.B * v.H * v.W, v.C) : NORMAL(s, ROWS, v.B, v.C, v.H, v.W);
+        last ? NORMAL(s, ROWS, v.B * v.H * v.W, v.C) : NORMAL(s, either(s), v.B, v.C, v.H, v.W);
     const pc_tensor dx =
         last ? NORMAL(s, ROWS, v.B * v.H * v.W, v.C) : NORMAL(s, ROWS, v.B, v.C, v.H, v.W);
     const pc_tensor cols = NORMAL(s, ROWS, N, K), dcols = NORMAL(s, ROWS, N, K);
@@ -574,7 +593,7 @@ static void image(side *s)
     const int64_t h1 = 1 + (int64_t)draw(s, 9), w1 = 1 + (int64_t)draw(s, 9),
                   h2 = 1 + (int64_t)draw(s, 9), w2 = 1 + (int64_t)draw(s, 9), C = size(s, 70);
     const pc_tensor t = NORMAL(s, ROWS, h1 * w1, C), y = NORMAL(s, ROWS, h2 * w2, C),
-                    dt = NORMAL(s, WIDE, h1 * w1, C), dy = NORMAL(s, ROWS, h2 * w2, C);
+                    dt = NORMAL(s, either(s), h1 * w1, C), dy = NORMAL(s, ROWS, h2 * w2, C);
     s->ctx.ops->resize_grid_forward(&s->ctx, y, t, h2, w2, h1, w1);
     s->ctx.grad_ops->resize_grid_backward(&s->ctx, dt, dy, h2, w2, h1, w1);
     emit(s, "resize_grid", y);
@@ -594,25 +613,26 @@ static void losses(side *s)
     const pc_tensor x = NORMAL(s, ROWS, N, C), w = NORMAL_BY(s, ROWS, 0.3, V, C),
                     labels = index_of(s, N, V, true), coef = NORMAL(s, WIDE, N);
     const pc_tensor nll = NORMAL(s, WIDE, N), dx = NORMAL(s, ROWS, N, C),
-                    dw = NORMAL(s, WIDE, V, C), nll2 = NORMAL(s, WIDE, N);
+                    dw = NORMAL(s, either(s), V, C), nll2 = NORMAL(s, WIDE, N);
     s->ctx.ops->linear_xent_forward(&s->ctx, nll, x, w, labels);
     s->ctx.grad_ops->linear_xent_backward(&s->ctx, dx, dw, nll2, x, w, labels, coef);
     emit(s, "nll", nll);
     emit(s, "nll again", nll2);
     emit(s, "dx of nll", dx);
     emit(s, "dw of nll", dw);
-    const pc_tensor a = NORMAL(s, ROWS, B, E), b = NORMAL(s, ROWS, B, E), u = NORMAL(s, ROWS, B, E),
-                    v = NORMAL(s, ROWS, B, E);
+    const pc_tensor a = NORMAL(s, ROWS, B, E), b = NORMAL(s, ROWS, B, E), u = NORMAL(s, WIDE, B, E),
+                    v = NORMAL(s, WIDE, B, E);
     const pc_tensor ia = NORMAL(s, WIDE, B), ib = NORMAL(s, WIDE, B), t = NORMAL(s, WIDE, 1),
                     bias = NORMAL(s, WIDE, 1);
     s->ctx.ops->l2norm_forward(&s->ctx, u, ia, a);
     s->ctx.ops->l2norm_forward(&s->ctx, v, ib, b);
     const pc_tensor loss = pc_alloc1(&s->act, PC_F64, 1), row = NORMAL(s, WIDE, B),
                     column = NORMAL(s, WIDE, B);
-    const pc_tensor du = NORMAL(s, ROWS, B, E), dv = NORMAL(s, ROWS, B, E), dt = NORMAL(s, WIDE, 1),
+    const pc_tensor du = NORMAL(s, WIDE, B, E), dv = NORMAL(s, WIDE, B, E), dt = NORMAL(s, WIDE, 1),
                     db = NORMAL(s, WIDE, 1), da = NORMAL(s, ROWS, B, E);
     // The losses are given rows of their own: what l2norm rounds differs between the sides.
-    const pc_tensor p = NORMAL_BY(s, ROWS, 0.15, B, E), q = NORMAL_BY(s, ROWS, 0.15, B, E);
+    const pc_tensor p = NORMAL_BY(s, WIDE, 0.15, B, E), q = NORMAL_BY(s, WIDE, 0.15, B, E),
+                    dunit = NORMAL(s, WIDE, B, E);
     const bool sigmoid = draw(s, 2);
     if (sigmoid) {
         s->ctx.ops->sigmoid_loss_forward(&s->ctx, loss, p, q, t, bias);
@@ -621,13 +641,21 @@ static void losses(side *s)
         s->ctx.ops->clip_loss_forward(&s->ctx, loss, row, column, p, q, t);
         s->ctx.grad_ops->clip_loss_backward(&s->ctx, du, dv, dt, p, q, t, row, column, 1.5);
     }
-    s->ctx.grad_ops->l2norm_backward(&s->ctx, da, b, u, ia);
+    s->ctx.grad_ops->l2norm_backward(&s->ctx, da, dunit, u, ia);
     emit(s, "u", u);
     emit(s, "loss", loss);
     emit(s, "du", du);
     emit(s, "dv", dv);
     emit(s, "da", da);
     emit(s, "db", db);
+}
+
+// Few scores at a time: what a batch of tens of thousands, or a vocabulary as large, goes through.
+static void chunks(side *s)
+{
+    setenv("PERCEPT_CUDA_CHUNK", "40000", 1);
+    losses(s);
+    unsetenv("PERCEPT_CUDA_CHUNK");
 }
 
 static void optimiser(side *s)
@@ -733,7 +761,8 @@ int main(int argc, char **argv)
         {"relative", relative, 1e-2},
             {"rows", rows, 1e-2},
         {"elementwise", elementwise, 1e-2}, {"image", image, 1e-2},
-        {"losses", losses, 1e-2},           {"optimiser", optimiser, 0.0},
+        {"losses", losses, 1e-2},           {"chunks", chunks, 1e-2},
+                   {"optimiser", optimiser, 0.0},
     };
     const int repeats = argc > 1 ? atoi(argv[1]) : 20;
     pc_cuda_info info;

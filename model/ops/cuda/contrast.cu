@@ -14,7 +14,7 @@ typedef struct batch {
     const float *u, *v;
     int64_t us, vs; // strides
     float *S;       // (rows,B)
-    running *parts; // (slices,B)
+    exp_sum *parts; // (slices,B)
     float *sums;    // (2,B): a number or two a row
     float *d;       // (B,E): a gradient that is not f32, or is in pieces
 } batch;
@@ -42,7 +42,7 @@ static batch batch_of(pc_ctx *ctx, pc_tensor u, pc_tensor v)
     t.S = space;
     float *wide_u = t.S + S, *wide_v = wide_u + rows;
     t.d = wide_v + rows;
-    t.parts = (running *)(t.d + rows);
+    t.parts = (exp_sum *)(t.d + rows);
     t.sums = (float *)(t.parts + parts / 2);
     t.u = (const float *)u.data, t.us = u.stride;
     t.v = (const float *)v.data, t.vs = v.stride;
@@ -101,12 +101,12 @@ template <class T> __global__ void add_up(T *to, const float *x, int64_t n, doub
 // A block a row: its log-sum-exp, and its own score.
 __global__ void lse_rows(float *lse, float *own, const float *S, int64_t B, int64_t first, const float *t)
 {
-    __shared__ running space[32];
+    __shared__ exp_sum space[32];
     const int64_t i = first + blockIdx.x;
     const float *line = S + blockIdx.x * B;
     const float scale = expf(*t);
-    running all = {-INFINITY, 0.0f};
-    for (int64_t j = threadIdx.x; j < B; j += blockDim.x) all = joined(all, running{scale * line[j], 1.0f});
+    exp_sum all = {-INFINITY, 0.0f};
+    for (int64_t j = threadIdx.x; j < B; j += blockDim.x) all = joined(all, exp_sum{scale * line[j], 1.0f});
     all = block_joined(all, space);
     if (threadIdx.x > 0) return;
     lse[i] = all.top + logf(all.sum);
@@ -114,14 +114,14 @@ __global__ void lse_rows(float *lse, float *own, const float *S, int64_t B, int6
 }
 
 // A block 32 columns and `slice` rows of m.
-__global__ void column_parts(running *parts, const float *S, int64_t m, int64_t B, int64_t slice, const float *t)
+__global__ void column_parts(exp_sum *parts, const float *S, int64_t m, int64_t B, int64_t slice, const float *t)
 {
-    __shared__ running lines[LINES][32];
+    __shared__ exp_sum lines[LINES][32];
     const int64_t j = blockIdx.x * (int64_t)32 + threadIdx.x, begin = blockIdx.y * slice, end = begin + slice < m ? begin + slice : m;
     const float scale = expf(*t);
-    running all = {-INFINITY, 0.0f};
+    exp_sum all = {-INFINITY, 0.0f};
     if (j < B)
-        for (int64_t i = begin + threadIdx.y; i < end; i += LINES) all = joined(all, running{scale * S[i * B + j], 1.0f});
+        for (int64_t i = begin + threadIdx.y; i < end; i += LINES) all = joined(all, exp_sum{scale * S[i * B + j], 1.0f});
     lines[threadIdx.y][threadIdx.x] = all;
     __syncthreads();
     if (threadIdx.y > 0 || j >= B) return;
@@ -130,11 +130,11 @@ __global__ void column_parts(running *parts, const float *S, int64_t m, int64_t 
 }
 
 // lse of the columns; own[j] becomes lse_row[j] + lse_col[j] - 2 own[j], the pair's share of the loss.
-__global__ void lse_columns(float *lse, float *own, const float *lse_row, const running *parts, int64_t slices, int64_t B)
+__global__ void lse_columns(float *lse, float *own, const float *lse_row, const exp_sum *parts, int64_t slices, int64_t B)
 {
     const int64_t j = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
     if (j >= B) return;
-    running all = {-INFINITY, 0.0f};
+    exp_sum all = {-INFINITY, 0.0f};
     for (int64_t s = 0; s < slices; s++) all = joined(all, parts[s * B + j]);
     lse[j] = all.top + logf(all.sum);
     own[j] = (lse_row[j] - own[j]) + (lse[j] - own[j]);

@@ -155,29 +155,29 @@ __device__ __forceinline__ float block_max(float v, float *space)
 }
 
 // Of the numbers seen so far: their maximum, and the sum of exp(number - maximum). NaN goes into the sum.
-struct running {
+struct exp_sum {
     float top, sum;
 };
-__device__ __forceinline__ running joined(running a, running b)
+__device__ __forceinline__ exp_sum joined(exp_sum a, exp_sum b)
 {
     const float top = fmaxf(a.top, b.top);
-    if (top == -INFINITY) return running{top, a.sum + b.sum};
-    return running{top, a.sum * expf(a.top - top) + b.sum * expf(b.top - top)};
+    if (top == -INFINITY) return exp_sum{top, a.sum + b.sum};
+    return exp_sum{top, a.sum * expf(a.top - top) + b.sum * expf(b.top - top)};
 }
-__device__ __forceinline__ running warp_joined(running v)
+__device__ __forceinline__ exp_sum warp_joined(exp_sum v)
 {
     for (int d = 16; d > 0; d >>= 1)
-        v = joined(v, running{__shfl_xor_sync(0xffffffffu, v.top, d), __shfl_xor_sync(0xffffffffu, v.sum, d)});
+        v = joined(v, exp_sum{__shfl_xor_sync(0xffffffffu, v.top, d), __shfl_xor_sync(0xffffffffu, v.sum, d)});
     return v;
 }
 // `space`: 32 of them, not used before.
-__device__ __forceinline__ running block_joined(running v, running *space)
+__device__ __forceinline__ exp_sum block_joined(exp_sum v, exp_sum *space)
 {
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = (blockDim.x + 31) >> 5;
     v = warp_joined(v);
     if (lane == 0) space[warp] = v;
     __syncthreads();
-    return warp_joined(lane < warps ? space[lane] : running{-INFINITY, 0.0f});
+    return warp_joined(lane < warps ? space[lane] : exp_sum{-INFINITY, 0.0f});
 }
 
 // What a loss may hold of its scores at one time: `bytes`, or PERCEPT_CUDA_CHUNK (tests want many chunks of few numbers).

@@ -25,12 +25,12 @@ template <int VEC> __device__ __forceinline__ void get_logits(float *v, const fl
 template <class T, int VEC>
 __global__ void softmax_rows(float *nll, T *dz, const float *z, int64_t V, const int32_t *rows, const int32_t *labels, const float *coef)
 {
-    __shared__ running space[32];
+    __shared__ exp_sum space[32];
     const int64_t i = blockIdx.x, n = rows[i];
     const int32_t label = labels[i];
     const float *in = z + i * V;
     const float at_label = in[label];
-    running all = {-INFINITY, 0.0f};
+    exp_sum all = {-INFINITY, 0.0f};
     bool broken = false; // a logit that is no number: the maximum would not notice
     for (int64_t c = threadIdx.x * VEC; c < V; c += blockDim.x * VEC) {
         float v[VEC], top = all.top, sum = 0.0f;
