@@ -106,7 +106,8 @@ void *pc_cuda_staged(size_t bytes)
         CHECK_CUDA(cudaEventRecord(staged_left[staged_part], pc_cuda_stream));
         staged_part = (staged_part + 1) % PARTS;
         staged_used = 0;
-        CHECK_CUDA(cudaEventSynchronize(staged_left[staged_part])); // at once where it was never recorded
+        // That of the next part: what was staged last in this one may have been launched after it was left.
+        CHECK_CUDA(cudaEventSynchronize(staged_left[(staged_part + 1) % PARTS])); // at once where it was never recorded
     }
     void *at = staged + (size_t)staged_part * PART + staged_used;
     staged_used += bytes;

@@ -26,9 +26,11 @@ void *pc_cuda_staged(size_t bytes);
 // What the host wrote to memory that both see, copied to the device's own: a kernel reads it there at full speed, however
 // many of its threads want the same number. Valid until a few more calls of it: launch at once.
 const void *pc_cuda_mirror(const void *from, size_t bytes);
+// A few are read where they are, which takes no longer than to copy them.
 static inline const int32_t *mirrored(pc_tensor index)
 {
-    return (const int32_t *)pc_cuda_mirror(index.data, (size_t)pc_numel(index) * sizeof(int32_t));
+    const int64_t n = pc_numel(index);
+    return n <= 128 ? pc_i32(index) : (const int32_t *)pc_cuda_mirror(index.data, (size_t)n * sizeof(int32_t));
 }
 
 // Work noted down to be done many times (record.cu): nothing may be waited for meanwhile. A launch that depends on what the

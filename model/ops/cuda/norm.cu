@@ -71,7 +71,7 @@ __global__ void norm_rows_backward(T *dx, int64_t ds, const T *dy, int64_t ys, c
  * else a block takes one.
  */
 template <class T, bool CENTRED, int VEC, bool WARP>
-__global__ void norm_rows8(T *y, int64_t ys, float *mean, float *rstd, const T *x, int64_t xs, const float *g, const float *b, int64_t R,
+__global__ void __launch_bounds__(VEC == 4 && !WARP ? 1024 : 512) norm_rows8(T *y, int64_t ys, float *mean, float *rstd, const T *x, int64_t xs, const float *g, const float *b, int64_t R,
                            int64_t H, int64_t C, float eps)
 {
     __shared__ float space[32];
@@ -139,8 +139,9 @@ __device__ __forceinline__ void block_sums(float *a, float *b, float *space)
  * A block takes rows blockIdx, blockIdx + gridDim, ... With SUMS it keeps the columns' sums of dy x^ and of dy as it goes
  * and leaves them in row blockIdx of part, and of the second half of part: dy and x are read once.
  */
+enum { WIDEST = 512 }; // threads of such a block
 template <class T, bool CENTRED, int VEC, bool SUMS>
-__global__ void norm_backward8(T *dx, int64_t ds, float *part, const T *dy, int64_t ys, const T *x, int64_t xs, const float *g,
+__global__ void __launch_bounds__(WIDEST, VEC == 1 ? 2 : 1) norm_backward8(T *dx, int64_t ds, float *part, const T *dy, int64_t ys, const T *x, int64_t xs, const float *g,
                                const float *mean, const float *rstd, const T *add, int64_t adds, int64_t R, int64_t H, int64_t C)
 {
     __shared__ float space[2][64];
@@ -292,8 +293,9 @@ void cuda_rmsnorm_forward(pc_ctx *, pc_tensor y, pc_tensor rstd, pc_tensor x, pc
     BY_TYPE(x, forward<T, false>(y, PC_NONE, rstd, x, g, PC_NONE, (float)eps));
 }
 
-// Threads of all blocks together that keep their columns' sums: as many as a large card runs at once.
-enum { SUMMING = 196608 };
+// Threads of all blocks together that keep their columns' sums: what 132 processors run at once, so that none waits for
+// a second round.
+enum { SUMMING = 132 * 1024 };
 
 template <class T, bool CENTRED>
 static void backward(pc_tensor dx, pc_tensor dg, pc_tensor db, pc_tensor dy, pc_tensor x, pc_tensor g, pc_tensor mean, pc_tensor rstd,
@@ -302,8 +304,8 @@ static void backward(pc_tensor dx, pc_tensor dg, pc_tensor db, pc_tensor dy, pc_
     const int64_t H = heads_of(x), C = width_of(x), R = x.dim[0] * H, eights = C / 8;
     const bool sums = pc_present(dg) || pc_present(db);
     if (R == 0) return;
-    if (C % 8 == 0 && eights <= 2048 && by_eights(dx) && by_eights(dy) && by_eights(x) && by_eights(g) && by_eights(add)) {
-        const int vec = eights <= 512 ? 1 : 2, threads = (int)((eights + 32 * vec - 1) / (32 * vec) * 32);
+    if (C % 8 == 0 && eights <= 2 * WIDEST && by_eights(dx) && by_eights(dy) && by_eights(x) && by_eights(g) && by_eights(add)) {
+        const int vec = eights <= WIDEST ? 1 : 2, threads = (int)((eights + 32 * vec - 1) / (32 * vec) * 32);
         const int64_t most = SUMMING / threads, blocks = !sums || R < most ? R : most;
         float *part = sums ? (float *)pc_cuda_workspace((size_t)(2 * blocks * C) * sizeof *part) : NULL;
 #define BACK8(VEC, SUMS)                                                                           \

@@ -247,21 +247,19 @@ __global__ void meet(D *d, int64_t ds, float *part, const Y *dy, int64_t ys, con
     const piece p = pieces[blockIdx.y];
     const int64_t c = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * VEC;
     if (c >= C) return;
-    float sum[VEC] = {};
+    float sum[VEC] = {}, old[VEC] = {};
+    if (p.slot < 0) get_some<VEC>(old, d + p.at * ds + c);
 #pragma unroll 4
     for (int32_t n = p.begin; n < p.end; n++) {
         float v[VEC];
         get_some<VEC>(v, dy + (rows ? rows[n] : n) * ys + c);
         for (int k = 0; k < VEC; k++) sum[k] += v[k];
     }
-    if (p.slot >= 0) {
+    for (int k = 0; k < VEC; k++) sum[k] += old[k];
+    if (p.slot >= 0)
         put_some<VEC>(part + p.slot * C + c, sum);
-        return;
-    }
-    float old[VEC];
-    get_some<VEC>(old, d + p.at * ds + c);
-    for (int k = 0; k < VEC; k++) old[k] += sum[k];
-    put_some<VEC>(d + p.at * ds + c, old);
+    else
+        put_some<VEC>(d + p.at * ds + c, sum);
 }
 
 template <class D, class Y, int VEC>

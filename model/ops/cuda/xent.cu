@@ -23,7 +23,7 @@ template <int VEC> __device__ __forceinline__ void get_logits(float *v, const fl
  * log-sum-exp and once for the gradient.
  */
 template <class T, int VEC>
-__global__ void softmax_rows(float *nll, T *dz, const float *z, int64_t V, const int32_t *rows, const int32_t *labels, const float *coef)
+__global__ void __launch_bounds__(1024) softmax_rows(float *nll, T *dz, const float *z, int64_t V, const int32_t *rows, const int32_t *labels, const float *coef)
 {
     __shared__ exp_sum space[32];
     const int64_t i = blockIdx.x, n = rows[i];
