@@ -2,7 +2,8 @@
  * cuda.h - the CUDA backend: every operation of ops.h on one GPU, in f32 or with activations and matrices in bf16.
  *
  * Types: ctx->real is PC_F32 or PC_BF16. Activations and parameters of two or more dimensions have it; parameters of
- * one dimension, gradients, moments, and statistics (means, log-sum-exps) are f32 always; sums are made in f32.
+ * one dimension and their gradients, statistics (means, log-sum-exps) and unit embeddings are f32 always; a matrix'
+ * gradient may be of either type; sums are made in f32.
  * Index tensors and losses lie in shared memory (core/memory.h), so the host writes and reads them as on the CPU.
  *
  * Everything is put into one stream, in order: no operation waits for the device. Equal inputs give equal bits: no
