@@ -293,7 +293,8 @@ static void layernorm(side *s)
 
 static void rmsnorm(side *s)
 {
-    const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 4), C = width(s);
+    const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 4), drawn = width(s),
+                  C = drawn < 2 ? 2 : drawn; // of one column nothing is left of dx but what is rounded
     const pc_tensor x = NORMAL(s, ROWS, N, H, C), g = NORMAL(s, WIDE, C),
                     y = NORMAL(s, ROWS, N, H, C), rstd = NORMAL(s, WIDE, N, H);
     const pc_tensor dy = NORMAL(s, ROWS, N, H, C), dx = NORMAL(s, ROWS, N, H, C),
