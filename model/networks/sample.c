@@ -24,6 +24,30 @@ static int by_probability(const void *a, const void *b)
     return (x->id > y->id) - (x->id < y->id);
 }
 
+/* The k first of them by probability, in any order, to the front (Hoare 1961): no two are equal, so these are always the same. */
+static void select_first(candidate *list, int64_t n, int64_t k)
+{
+    int64_t low = 0, high = n - 1;
+    while (low < high) {
+        const candidate pivot = list[low + (high - low) / 2];
+        int64_t i = low, j = high;
+        while (i <= j) {
+            while (by_probability(&list[i], &pivot) < 0) i++;
+            while (by_probability(&pivot, &list[j]) < 0) j--;
+            if (i > j) break;
+            const candidate t = list[i];
+            list[i++] = list[j];
+            list[j--] = t;
+        }
+        if (k <= j + 1)
+            high = j;
+        else if (k > i)
+            low = i;
+        else
+            return;
+    }
+}
+
 pc_status pc_sample_id(int32_t *id, pc_tensor logits, int64_t vocabulary, const pc_sampling *s,
                        int64_t position, int64_t sequence, double *work)
 {
@@ -61,9 +85,12 @@ pc_status pc_sample_id(int32_t *id, pc_tensor logits, int64_t vocabulary, const 
             if (list[i].p >= rare) list[kept++] = list[i];
         n = kept;
     }
+    if (cut_k) {
+        select_first(list, n, s->top_k);
+        n = s->top_k;
+    }
     if (cut_k || cut_p) qsort(list, (size_t)n, sizeof *list, by_probability);
     if (cut_k) {
-        n = s->top_k;
         sum = 0.0;
         for (int64_t i = 0; i < n; i++) sum += list[i].p;
     }
