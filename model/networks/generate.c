@@ -37,7 +37,7 @@ typedef struct generator {
     int64_t S, branches, rows; // sequences, branches, rows of the cache
     branch *branch;            // (branches)
     int64_t *sequence_row;     // (S+1): first cache row of each sequence
-    pc_arena cache, host;      // keys and values; index arrays
+    pc_arena host;             // index arrays
     pc_kv *kv;                 // (L)
     double *work;              // of the sampler
     // the pass being run
@@ -463,12 +463,17 @@ static pc_status open_generator(generator *g, pc_generation *out, const pc_seque
     if (g->rows > INT32_MAX)
         return pc_fail(PC_ERR_INPUT, "%lld rows of keys and values", (long long)g->rows);
     const size_t layer = (size_t)g->rows * width * pc_dtype_size(g->runner->ctx.real) + PC_ALIGN;
-    const pc_status st =
-        pc_arena_open_in(&g->cache, "keys and values", g->runner->backend.memory, 2 * L * layer, 0);
-    if (st) return st;
+    pc_arena *cache = &g->runner->cache;
+    if (!cache->base || cache->size < 2 * L * layer + PC_ALIGN) {
+        pc_arena_close(cache);
+        const pc_status st = pc_arena_open_in(cache, "keys and values", g->runner->backend.memory,
+                                              2 * L * layer + PC_ALIGN, 0);
+        if (st) return st;
+    }
+    pc_arena_release(cache, 0);
     for (int64_t l = 0; l < c->L; l++) {
-        g->kv[l].k = pc_alloc2(&g->cache, g->runner->ctx.real, g->rows, c->G * c->D);
-        g->kv[l].v = pc_alloc2(&g->cache, g->runner->ctx.real, g->rows, c->G * c->D);
+        g->kv[l].k = pc_alloc2(cache, g->runner->ctx.real, g->rows, c->G * c->D);
+        g->kv[l].v = pc_alloc2(cache, g->runner->ctx.real, g->rows, c->G * c->D);
     }
     return PC_OK;
 }
@@ -479,7 +484,7 @@ static void close_generator(generator *g)
     free(g->sequence_row);
     free(g->kv);
     free(g->work);
-    pc_arena_close(&g->cache);
+    if (!g->runner->backend.memory) pc_arena_close(&g->runner->cache);
     pc_arena_close(&g->host);
     pc_arena_close(&g->device);
 }

@@ -39,6 +39,7 @@ void pc_runner_close(pc_runner *r)
 {
     pc_arena_close(&r->act);
     pc_arena_close(&r->scratch);
+    pc_arena_close(&r->cache);
     pc_pool_close(r->pool);
     memset(r, 0, sizeof *r);
 }

@@ -13,7 +13,9 @@
 typedef struct pc_runner {
     pc_pool *pool;
     pc_arena act, scratch; // grow between passes, never inside one
-    pc_ctx ctx;            // real
+    pc_arena
+        cache; // keys and values (generate.c), kept on a device, where asking for memory takes its time
+    pc_ctx ctx; // real
     pc_backend backend;
     const pc_grad_ops *dry_grad_ops;
 } pc_runner;
