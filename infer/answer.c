@@ -310,6 +310,7 @@ typedef struct teller {
     answer_stream *stream;
     pc_stream_decoder decoder;
     bool begun; // leading white space is over
+    double start;
 } teller;
 
 static void tell(teller *t, const char *text)
@@ -326,7 +327,7 @@ static bool on_token(void *arg, int64_t sequence, int32_t id)
     char buf[1024];
 
     (void)sequence;
-    t->stream->tokens++;
+    if (t->stream->tokens++ == 0) t->stream->first = pc_seconds() - t->start;
     if (t->stream->say && !pc_stream_decode(&t->decoder, id, buf, sizeof buf)) tell(t, buf);
     return true;
 }
@@ -337,7 +338,9 @@ pc_status answer_one(answerer *a, char **text, const pc_message *messages, int n
 {
     const pc_bundle *b = a->bundle;
     answer_stream own = {0};
-    teller t = {.stream = stream ? stream : &own, .decoder = {.tokenizer = b->tokenizer}};
+    teller t = {.stream = stream ? stream : &own,
+                .decoder = {.tokenizer = b->tokenizer},
+                .start = pc_seconds()};
     pc_rendered r = {0};
     pc_generation g = {0};
     pc_visual v = {0};

@@ -110,14 +110,15 @@ static char *with_marks(const char *text, int images)
 }
 
 static void print_json(const char *question, const choices *c, const char *answer,
-                       const answer_stream *s, double seconds)
+                       const answer_stream *s, double opened, double seconds)
 {
     json_t *images = json_array();
     for (int i = 0; i < c->images.count; i++)
         json_array_append_new(images, json_string(c->images.list[i]));
-    json_t *o = json_pack("{s:s, s:o, s:s, s:I, s:s, s:f}", "question", question, "images", images,
-                          "answer", answer, "tokens", (json_int_t)s->tokens, "finish",
-                          s->stopped ? "stop" : "length", "seconds", seconds);
+    json_t *o = json_pack("{s:s, s:o, s:s, s:I, s:s, s:f, s:f, s:f}", "question", question,
+                          "images", images, "answer", answer, "tokens", (json_int_t)s->tokens,
+                          "finish", s->stopped ? "stop" : "length", "seconds", seconds,
+                          "first_token_seconds", s->first, "open_seconds", opened);
     char *text = o ? json_dumps(o, 0) : NULL;
     puts(text ? text : "{}");
     free(text);
@@ -134,6 +135,7 @@ static pc_status ask(const char *model, const char *question, const choices *c)
     pc_status st;
 
     if (!text) return pc_fail(PC_ERR_MEMORY, "the question");
+    const double begin = pc_seconds();
     if ((st = pc_bundle_open_mapped(&bundle, model, c->mmproj)) ||
         (st = pc_bundle_adapt(&bundle, c->adapter)) ||
         (st = check_images(&bundle, c->images.count)) ||
@@ -146,7 +148,7 @@ static pc_status ask(const char *model, const char *question, const choices *c)
                          &o, &stream)))
         goto done;
     if (c->json)
-        print_json(question, c, answer, &stream, pc_seconds() - start);
+        print_json(question, c, answer, &stream, start - begin, pc_seconds() - start);
     else
         putchar('\n');
 done:

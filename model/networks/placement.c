@@ -82,7 +82,7 @@ static pc_tensor flat(void *data, pc_dtype t, int64_t n)
 static void send(pc_placement *p, void *to, pc_dtype t, const void *from, pc_dtype type, int64_t n)
 {
     if (type == t) {
-        p->memory->copy(to, from, (size_t)n * pc_dtype_size(t));
+        p->memory->copy(to, from, pc_dtype_bytes(t, n));
         return;
     }
     // Types the device does not change are widened by the host first, a piece at a time.
@@ -136,7 +136,7 @@ static void send_weight(pc_placement *p, const pc_param *q, pc_tensor to, pc_ten
     for (int i = 0; i < q->linear->pieces; i++) {
         const pc_tensor piece = q->linear->piece[i];
         send(p, at, to.dtype, piece.data, piece.dtype, pc_numel(piece));
-        at += (size_t)pc_numel(piece) * pc_dtype_size(to.dtype);
+        at += pc_dtype_bytes(to.dtype, pc_numel(piece));
     }
 }
 
@@ -145,6 +145,33 @@ static void send_weight(pc_placement *p, const pc_param *q, pc_tensor to, pc_ten
 size_t pc_placement_bytes(const pc_params *p, pc_dtype real)
 {
     return pc_params_bytes(p, real, false) + (size_t)STAGED * sizeof(float) + 2 * PC_ALIGN;
+}
+
+// In bf16 a matrix of blocks that kernels read as they lie stays what it is; else by rank.
+static pc_dtype placed_type(const pc_param *q, pc_dtype real)
+{
+    const int pieces = q->linear ? q->linear->pieces : 0;
+    const pc_dtype t = pieces ? q->linear->piece[0].dtype : q->weight->w.dtype;
+    bool stays = real == PC_BF16 && q->stays && (t == PC_Q8_0 || t == PC_Q4_0);
+    for (int i = 1; i < pieces; i++) stays = stays && q->linear->piece[i].dtype == t;
+    return stays ? t : pc_param_type(q, real);
+}
+
+static size_t placed_bytes(const pc_params *p, pc_dtype real)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < p->count; i++)
+        bytes += rounded(pc_dtype_bytes(placed_type(&p->list[i], real), numel(&p->list[i])));
+    return bytes;
+}
+
+static void bind_weight(pc_placement *p, pc_param *q, pc_dtype real)
+{
+    pc_tensor x = {.dtype = placed_type(q, real), .rank = q->rank};
+    for (int i = 0; i < q->rank; i++) x.dim[i] = q->dim[i];
+    x.stride = pc_row_len(x);
+    x.data = pc_arena_numbers(&p->arena, rounded(pc_dtype_bytes(x.dtype, numel(q))));
+    q->weight->w = x;
 }
 
 static void place_table(pc_placement *p, pc_tensor *x)
@@ -166,7 +193,7 @@ pc_status pc_placement_open(pc_placement *out, pc_model *m, const pc_backend *b)
     *out = (pc_placement){.memory = memory, .ops = pc_backend_ops(b), .params = params};
     out->list = calloc((size_t)params->count + 1, sizeof *out->list);
     st = out->list ? PC_OK : pc_fail(PC_ERR_MEMORY, "parameters");
-    const size_t bytes = pc_params_bytes(params, b->real, false) + table_bytes(m) + PC_ALIGN;
+    const size_t bytes = placed_bytes(params, b->real) + table_bytes(m) + PC_ALIGN;
     if (!st) st = pc_arena_open_in(&out->arena, "weights", memory, bytes, 0);
     if (!st)
         st = pc_arena_open_in(&out->staging, "weights' staging", memory,
@@ -180,7 +207,7 @@ pc_status pc_placement_open(pc_placement *out, pc_model *m, const pc_backend *b)
     pc_tensor *hosts = malloc(((size_t)params->count + 1) * sizeof *hosts);
     PC_ASSERT(hosts, "no memory for a list of weights");
     for (int i = 0; i < params->count; i++) hosts[i] = params->list[i].weight->w;
-    pc_params_bind_weights(params, &out->arena, b->real);
+    for (int i = 0; i < params->count; i++) bind_weight(out, &params->list[i], b->real);
     for (int i = 0; i < params->count; i++) {
         pc_param *q = &params->list[i];
         out->list[i].host = hosts[i];

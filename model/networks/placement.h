@@ -2,7 +2,8 @@
  * placement.h - a model's weights on a device, and back in the host's memory when they are to be written or shown.
  *
  * The host keeps its own copy of everything (as loaded, in the types of its files where it was mapped); the device's is
- * the one that is trained. Under bf16 the device's parameters of two or more dimensions are bf16, the others f32. What
+ * the one that is trained. Under bf16 the device's parameters of two or more dimensions are bf16, the others f32; matrices
+ * that came as blocks which its kernels read (Q8_0, Q4_0) stay so. What
  * the host fetches is f32 always: an f32 master in place of its bf16 weight, moments and gradients widened; sent back,
  * it narrows to the very numbers it came from. On the CPU all of this does nothing.
  */

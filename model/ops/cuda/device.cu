@@ -67,6 +67,7 @@ extern "C" void pc_cuda_close(void)
 {
     if (!pc_cuda_stream) return;
     cudaStreamSynchronize(pc_cuda_stream);
+    pc_cuda_upload_close();
     for (int i = 0; i < PC_MARKS; i++) cudaEventDestroy(marks[i]);
     cudaFree(workspace);
     cudaFreeHost(staged);
@@ -166,6 +167,7 @@ static void wait_device(void)
 
 static void copy_bytes(void *to, const void *from, size_t bytes)
 {
+    if (pc_cuda_upload(to, from, bytes)) return;
     CHECK_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, pc_cuda_stream));
 }
 

@@ -42,6 +42,10 @@ void *pc_cuda_recorded(void);
 void pc_cuda_replay(void *graph);
 void pc_cuda_forget(void *graph);
 
+// A large copy from pageable memory to the device (upload.cu); false: not that. On return the host's memory is free.
+bool pc_cuda_upload(void *to, const void *from, size_t bytes);
+void pc_cuda_upload_close(void);
+
 // Threads of a block; blocks for n items.
 enum { THREADS = 256 };
 static inline unsigned blocks_for(int64_t n, int64_t per = THREADS)

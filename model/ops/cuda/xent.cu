@@ -6,7 +6,7 @@
  * Logits are f32. Their gradient, in the type of the rows, is kept for more rows than they are: dW is read and written
  * once for as many. Where it is as wide as they are, in f32, it lies in their place.
  */
-#include "model/ops/cuda/device.cuh"
+#include "model/ops/cuda/decode.cuh"
 
 enum { LOGITS = 128 << 20, GRADIENTS = 256 << 20 }; // bytes
 
@@ -93,6 +93,7 @@ static void run(pc_ctx *ctx, bool backward, pc_tensor dx, pc_tensor dw, pc_tenso
     CHECK_CUDA(cudaMemsetAsync(nll.data, 0, (size_t)N * sizeof(float), pc_cuda_stream));
     if (pc_present(dx) && M < N) cuda_zero_forward(ctx, dx);
     if (M == 0) return;
+    if (!backward && w.dtype != x.dtype) w = pc_cuda_widened(w, 0, V, x.dtype);
 
     // Chunks of R rows, as even as can be; within them parts of P rows, whose logits are there at one time.
     const bool over = !backward || size == sizeof(float); // the gradient lies over the logits, or there is none
