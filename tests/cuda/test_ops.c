@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/core/log.h"
 #include "model/core/quant.h"
 #include "model/layers/mask.h"
 #include "model/ops/cuda/cuda.h"
@@ -386,13 +387,16 @@ static void attention_tiles(side *s)
             for (int64_t t = 0; t < lengths[i]; t++, n++) {
                 pc_i32(m.plo)[n] = (int32_t)first;
                 pc_i32(m.phi)[n] = (int32_t)(first + (t < prefix ? 0 : prefix));
-                pc_i32(m.lo)[n] = (int32_t)(t < prefix ? first : first + prefix + (t - prefix) / 70 * 70);
+                pc_i32(m.lo)[n] =
+                    (int32_t)(t < prefix ? first : first + prefix + (t - prefix) / 70 * 70);
                 if (t < prefix) pc_i32(m.hi)[n] = (int32_t)(first + prefix);
             }
         }
     }
-    const pc_tensor qkv = NORMAL(s, ROWS, N, (H + 2 * G) * D), dqkv = NORMAL(s, ROWS, N, (H + 2 * G) * D);
-    const pc_tensor o = NORMAL(s, ROWS, N, H, D), dout = NORMAL(s, ROWS, N, H, D), lse = NORMAL(s, WIDE, N, H);
+    const pc_tensor qkv = NORMAL(s, ROWS, N, (H + 2 * G) * D),
+                    dqkv = NORMAL(s, ROWS, N, (H + 2 * G) * D);
+    const pc_tensor o = NORMAL(s, ROWS, N, H, D), dout = NORMAL(s, ROWS, N, H, D),
+                    lse = NORMAL(s, WIDE, N, H);
     pc_tensor x[3], dx[3];
     const int64_t at[] = {0, H, H + G, H + 2 * G};
     for (int i = 0; i < 3; i++) {
@@ -401,7 +405,8 @@ static void attention_tiles(side *s)
     }
     const double scale = 1.0 / sqrt((double)D);
     s->ctx.ops->attention_forward(&s->ctx, o, lse, x[0], x[1], x[2], &m, scale);
-    s->ctx.grad_ops->attention_backward(&s->ctx, dx[0], dx[1], dx[2], dout, x[0], x[1], x[2], o, lse, &m, scale);
+    s->ctx.grad_ops->attention_backward(&s->ctx, dx[0], dx[1], dx[2], dout, x[0], x[1], x[2], o,
+                                        lse, &m, scale);
     emit(s, "o", o);
     emit(s, "lse", lse);
     emit(s, "dqkv", dqkv);
@@ -411,8 +416,9 @@ static void attention_tiles(side *s)
 static void attention_cache(side *s)
 {
     static const int64_t widths[] = {16, 64, 72, 80, 128, 256}, shares[] = {1, 2, 3, 7, 12};
-    const int64_t D = widths[draw(s, 6)], S = 1 + (int64_t)draw(s, 3), G = 1 + (int64_t)draw(s, 2), H = G * shares[draw(s, 5)],
-                  room = 64 + (int64_t)draw(s, 1400), Q = 1 + (int64_t)draw(s, 3), N = S * Q, M = S * room;
+    const int64_t D = widths[draw(s, 6)], S = 1 + (int64_t)draw(s, 3), G = 1 + (int64_t)draw(s, 2),
+                  H = G * shares[draw(s, 5)], room = 64 + (int64_t)draw(s, 1400),
+                  Q = 1 + (int64_t)draw(s, 3), N = S * Q, M = S * room;
     const bool prefixes = draw(s, 2);
     pc_mask m;
     pc_mask_alloc(&m, &s->act, S, N, prefixes);
@@ -421,7 +427,8 @@ static void attention_cache(side *s)
         pc_i32(m.k_off)[i] = (int32_t)(i * room);
     }
     for (int64_t n = 0; n < N; n++) {
-        const int64_t first = n / Q * room, lo = (int64_t)draw(s, (uint64_t)room), before = lo > 0 ? (int64_t)draw(s, (uint64_t)lo) : 0;
+        const int64_t first = n / Q * room, lo = (int64_t)draw(s, (uint64_t)room),
+                      before = lo > 0 ? (int64_t)draw(s, (uint64_t)lo) : 0;
         pc_i32(m.lo)[n] = (int32_t)(first + (prefixes ? lo : 0));
         pc_i32(m.hi)[n] = (int32_t)(first + lo + 1 + (int64_t)draw(s, (uint64_t)(room - lo)));
         if (!prefixes) continue;
@@ -432,7 +439,8 @@ static void attention_cache(side *s)
         pc_i32(m.hi)[0] = pc_i32(m.lo)[0];
         if (prefixes) pc_i32(m.phi)[0] = pc_i32(m.plo)[0];
     }
-    const pc_tensor q = NORMAL(s, ROWS, N, H, D), k = NORMAL(s, ROWS, M, G, D), v = NORMAL(s, ROWS, M, G, D);
+    const pc_tensor q = NORMAL(s, ROWS, N, H, D), k = NORMAL(s, ROWS, M, G, D),
+                    v = NORMAL(s, ROWS, M, G, D);
     const pc_tensor o = NORMAL(s, ROWS, N, H, D), lse = NORMAL(s, WIDE, N, H);
     s->ctx.ops->attention_forward(&s->ctx, o, lse, q, k, v, &m, 1.0 / sqrt((double)D));
     emit(s, "o", o);
@@ -452,20 +460,22 @@ static void relative(side *s)
         x[i] = pc_as_heads(pc_cols(qkv, i * H * D, (i + 1) * H * D), D);
         dx[i] = pc_as_heads(pc_cols(d, i * H * D, (i + 1) * H * D), D);
     }
-    const pc_tensor th = NORMAL_BY(s, ROWS, 0.3, 2 * a - 1, D), tw = NORMAL_BY(s, ROWS, 0.3, 2 * b - 1, D);
-    const pc_tensor rh = NORMAL(s, ROWS, N, H, a), rw = NORMAL(s, ROWS, N, H, b), o = NORMAL(s, ROWS, N, H, D),
-                    dout = NORMAL(s, ROWS, N, H, D), lse = NORMAL(s, WIDE, N, H);
+    const pc_tensor th = NORMAL_BY(s, ROWS, 0.3, 2 * a - 1, D),
+                    tw = NORMAL_BY(s, ROWS, 0.3, 2 * b - 1, D);
+    const pc_tensor rh = NORMAL(s, ROWS, N, H, a), rw = NORMAL(s, ROWS, N, H, b),
+                    o = NORMAL(s, ROWS, N, H, D), dout = NORMAL(s, ROWS, N, H, D),
+                    lse = NORMAL(s, WIDE, N, H);
     pc_mask m;
     pc_mask_full(&m, &s->act, B, a * b, a * b, 0);
     s->ctx.ops->rel_terms_forward(&s->ctx, rh, rw, x[0], th, tw);
     emit(s, "rh", rh);
     emit(s, "rw", rw);
     // Attention is given terms of its own: what rel_terms rounds differs between the sides.
-    const pc_tensor gh = NORMAL(s, ROWS, N, H, a), gw = NORMAL(s, ROWS, N, H, b), drh = NORMAL(s, ROWS, N, H, a),
-                    drw = NORMAL(s, ROWS, N, H, b);
+    const pc_tensor gh = NORMAL(s, ROWS, N, H, a), gw = NORMAL(s, ROWS, N, H, b),
+                    drh = NORMAL(s, ROWS, N, H, a), drw = NORMAL(s, ROWS, N, H, b);
     s->ctx.ops->rel_attention_forward(&s->ctx, o, lse, x[0], x[1], x[2], gh, gw, &m, scale);
-    s->ctx.grad_ops->rel_attention_backward(&s->ctx, dx[0], dx[1], dx[2], drh, drw, dout, x[0], x[1], x[2], gh, gw, o, lse, &m,
-                                            scale);
+    s->ctx.grad_ops->rel_attention_backward(&s->ctx, dx[0], dx[1], dx[2], drh, drw, dout, x[0],
+                                            x[1], x[2], gh, gw, o, lse, &m, scale);
     emit(s, "o", o);
     emit(s, "lse", lse);
     emit(s, "dqkv", d);
@@ -473,13 +483,17 @@ static void relative(side *s)
         emit(s, "drh", a > 1 ? drh : drw);
         emit(s, "drw", b > 1 ? drw : drh);
     }
-    const pc_tensor dq = NORMAL(s, ROWS, N, H, D), dth = NORMAL(s, draw(s, 2) ? ROWS : WIDE, 2 * a - 1, D),
+    const pc_tensor dq = NORMAL(s, ROWS, N, H, D),
+                    dth = NORMAL(s, draw(s, 2) ? ROWS : WIDE, 2 * a - 1, D),
                     dtw = NORMAL(s, WIDE, 2 * b - 1, D), add = NORMAL(s, ROWS, N, H, D);
-    s->ctx.grad_ops->rel_terms_backward(&s->ctx, dq, dth, dtw, gh, gw, x[0], th, tw, draw(s, 2) ? add : PC_NONE);
+    s->ctx.grad_ops->rel_terms_backward(&s->ctx, dq, dth, dtw, gh, gw, x[0], th, tw,
+                                        draw(s, 2) ? add : PC_NONE);
     emit(s, "dq", dq);
     emit(s, "dth", dth);
     emit(s, "dtw", dtw);
-    if (draw(s, 2)) s->ctx.grad_ops->rel_terms_backward(&s->ctx, add, PC_NONE, PC_NONE, gh, gw, x[0], th, tw, add);
+    if (draw(s, 2))
+        s->ctx.grad_ops->rel_terms_backward(&s->ctx, add, PC_NONE, PC_NONE, gh, gw, x[0], th, tw,
+                                            add);
     emit(s, "dq in place", add);
 }
 
@@ -515,10 +529,71 @@ static void rows(side *s)
     emit(s, "df of splice", df);
 }
 
+// What stands between the products of decoding, of few rows and as in inference.
+static void small(side *s)
+{
+    const int64_t N = 1 + (int64_t)draw(s, 9),
+                  C = draw(s, 4) ? 8 * (1 + (int64_t)draw(s, 900)) : 1 + size(s, 300),
+                  H = 1 + (int64_t)draw(s, 5), D = 8 * (1 + (int64_t)draw(s, 16)), R = 50;
+    const pc_grad_ops *const grad_ops = s->ctx.grad_ops;
+    s->ctx.grad_ops = NULL;
+    const pc_tensor x = NORMAL(s, ROWS, N, C), g = NORMAL(s, WIDE, C), rstd = NORMAL(s, WIDE, N),
+                    gu = NORMAL(s, ROWS, N, 2 * C);
+    const pc_tensor y = NORMAL(s, ROWS, N, C), h = NORMAL(s, ROWS, N, C),
+                    to = NORMAL(s, ROWS, 40, C);
+    const pc_tensor fused = NORMAL(s, ROWS, N, 3 * H * D), cosines = NORMAL(s, WIDE, R, D / 2),
+                    sines = NORMAL(s, WIDE, R, D / 2);
+    const pc_tensor pos = index_of(s, N, R, false), write = index_of(s, N, 4, true);
+    const pc_tensor heads = pc_as_heads(pc_cols(fused, 0, 2 * H * D), D);
+    for (int64_t n = 0; n < N; n++)
+        pc_i32(write)[n] = pc_i32(write)[n] < 0 ? -1 : (int32_t)(4 * n + pc_i32(write)[n]);
+    s->ctx.ops->rmsnorm_forward(&s->ctx, y, rstd, x, g, 1e-6);
+    s->ctx.ops->swiglu_forward(&s->ctx, h, gu);
+    s->ctx.ops->splice_forward(&s->ctx, to, y, write);
+    s->ctx.ops->rope_forward(&s->ctx, heads, heads, cosines, sines, pos);
+    emit(s, "rmsnorm", y);
+    emit(s, "rstd", rstd);
+    emit(s, "swiglu", h);
+    emit(s, "splice", to);
+    emit(s, "rope in place", fused);
+    s->ctx.grad_ops = grad_ops;
+}
+
+// A large copy from pageable memory and back, in pieces: every byte, and how fast.
+static int upload(void)
+{
+    const size_t bytes = ((size_t)48 << 20) + 12345;
+    const pc_memory *m = pc_cuda_memory();
+    uint32_t *host = malloc(bytes + 8), *back = malloc(bytes + 8);
+    unsigned char *device = m->get(bytes);
+    if (!host || !back || !device) abort();
+    int bad = 0;
+    double best = INFINITY;
+    for (uint32_t turn = 0; turn < 3; turn++) {
+        for (size_t i = 0; i < bytes / 4 + 1; i++) host[i] = (uint32_t)i * 2654435761u + turn;
+        const double start = pc_seconds();
+        m->copy(device, host, bytes);
+        memset(host, 0, bytes / 2); // it is the host's again
+        m->wait();
+        const double seconds = pc_seconds() - start;
+        best = seconds < best ? seconds : best;
+        m->copy(back, device, bytes);
+        m->wait();
+        for (size_t i = 0; i < bytes / 4; i++) bad += back[i] != (uint32_t)i * 2654435761u + turn;
+    }
+    printf("%s %-12s       %d numbers of a large copy differ, %.1f GB/s\n",
+           bad ? "FAILED" : "ok    ", "upload", bad, (double)bytes / best / 1e9);
+    m->put(device);
+    free(host);
+    free(back);
+    return bad != 0;
+}
+
 // The likeliest id among many that are alike, with what must not be taken among them.
 static void choose(side *s)
 {
-    const int64_t N = size(s, 20), C = size(s, 300) * size(s, 300), most = 1 + (int64_t)draw(s, (uint64_t)C);
+    const int64_t N = size(s, 20), C = size(s, 300) * size(s, 300),
+                  most = 1 + (int64_t)draw(s, (uint64_t)C);
     const pc_tensor ids = pc_alloc1(&s->act, PC_I32, N), log = pc_alloc2(&s->act, PC_I32, 3, N),
                     line = pc_alloc1(&s->act, PC_I32, 1), got = pc_alloc2(&s->act, PC_F64, 4, N);
     double *values = malloc((size_t)(N * C) * sizeof *values);
@@ -753,12 +828,18 @@ int main(int argc, char **argv)
         void (*run)(side *);
         double half; // 0: f32 alone
     } cases[] = {
-        {"linear", linear, 1e-2},           {"act", act, 1e-2},
-        {"stored", stored, 1e-2},           {"choose", choose, 1e-2},
-        {"swiglu", swiglu, 1e-2},           {"layernorm", layernorm, 1e-2},
-        {"rmsnorm", rmsnorm, 1e-2},         {"rope", rope, 1e-2},
+        {"linear", linear, 1e-2},
+        {"act", act, 1e-2},
+        {"stored", stored, 1e-2},
+        {"choose", choose, 1e-2},
+        {"small", small, 1e-2},
+        {"swiglu", swiglu, 1e-2},
+        {"layernorm", layernorm, 1e-2},
+        {"rmsnorm", rmsnorm, 1e-2},
+        {"rope", rope, 1e-2},
         {"attention", attention, 1e-2},
-        {"tiles", attention_tiles, 1e-2},   {"cache", attention_cache, 1e-2},
+        {"tiles", attention_tiles, 1e-2},
+        {"cache", attention_cache, 1e-2},
         {"relative", relative, 1e-2},
             {"rows", rows, 1e-2},
         {"elementwise", elementwise, 1e-2}, {"image", image, 1e-2},
@@ -774,7 +855,7 @@ int main(int argc, char **argv)
     }
     printf("%s, compute capability %d.%d\n", info.name, info.major, info.minor);
     side gpu, cpu;
-    int failures = 0;
+    int failures = upload();
     for (int half = 0; half < 2; half++) {
         open_side(&gpu, true, half);
         open_side(&cpu, false, half);

@@ -2,6 +2,7 @@
  * act.cu - activations, each with its derivative beside it, and the gated product of SwiGLU. Formulas: ops.h.
  */
 #include "model/ops/cuda/act.cuh"
+#include "model/ops/cuda/small.cuh"
 #include "model/ops/cuda/each.cuh"
 
 template <class T> struct fast {
@@ -31,8 +32,9 @@ template <bool FAST> struct Gate : Each<Gate<FAST>> {
     __device__ float one(float g, float u, int64_t) const { return act_value<PC_ACT_SILU, FAST>(g) * u; }
 };
 
-void cuda_swiglu_forward(pc_ctx *, pc_tensor h, pc_tensor gu)
+void cuda_swiglu_forward(pc_ctx *ctx, pc_tensor h, pc_tensor gu)
 {
+    if (pc_cuda_swiglu_few(ctx, h, gu)) return;
     const int64_t F = pc_row_len(h);
     BY_TYPE(h, run_each<T, T, T>(h, pc_cols(gu, 0, F), pc_cols(gu, F, 2 * F), Gate<fast<T>::yes>()));
 }

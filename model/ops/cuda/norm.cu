@@ -5,6 +5,7 @@
  * Gradients of gain and bias: blocks leave the sums of their rows, which a second kernel adds up in order.
  */
 #include "model/ops/cuda/device.cuh"
+#include "model/ops/cuda/small.cuh"
 
 // Row r of (N,C), or of (N,H,C) strided heads: r = n H + h.
 __device__ __forceinline__ int64_t row_at(int64_t r, int64_t H, int64_t stride, int64_t C)
@@ -288,8 +289,9 @@ void cuda_layernorm_forward(pc_ctx *, pc_tensor y, pc_tensor mean, pc_tensor rst
     BY_TYPE(x, forward<T, true>(y, mean, rstd, x, g, b, (float)eps));
 }
 
-void cuda_rmsnorm_forward(pc_ctx *, pc_tensor y, pc_tensor rstd, pc_tensor x, pc_tensor g, double eps)
+void cuda_rmsnorm_forward(pc_ctx *ctx, pc_tensor y, pc_tensor rstd, pc_tensor x, pc_tensor g, double eps)
 {
+    if (pc_cuda_rmsnorm_few(ctx, y, rstd, x, g, eps)) return;
     BY_TYPE(x, forward<T, false>(y, PC_NONE, rstd, x, g, PC_NONE, (float)eps));
 }
 

@@ -4,6 +4,7 @@
  * A thread takes eight pairs of a few heads of a row: their angles are read once.
  */
 #include "model/ops/cuda/device.cuh"
+#include "model/ops/cuda/small.cuh"
 
 enum { HEADS = 8 };
 
@@ -67,8 +68,9 @@ static void run_turn(pc_tensor y, pc_tensor x, pc_tensor cosines, pc_tensor sine
                           x.stride, (const float *)cosines.data, (const float *)sines.data, at, n, H, half, sign));
 }
 
-void cuda_rope_forward(pc_ctx *, pc_tensor y, pc_tensor x, pc_tensor cos_table, pc_tensor sin_table, pc_tensor pos)
+void cuda_rope_forward(pc_ctx *ctx, pc_tensor y, pc_tensor x, pc_tensor cos_table, pc_tensor sin_table, pc_tensor pos)
 {
+    if (pc_cuda_rope_few(ctx, y, x, cos_table, sin_table, pos)) return;
     run_turn(y, x, cos_table, sin_table, pos, 1.0f);
 }
 

@@ -5,6 +5,7 @@
  * bits every time, and no atomics.
  */
 #include "model/ops/cuda/decode.cuh"
+#include "model/ops/cuda/small.cuh"
 #include "model/ops/cuda/each.cuh"
 
 #include <math.h>
@@ -219,8 +220,9 @@ static void run_spread(pc_tensor y, pc_tensor f, pc_tensor index, bool back)
     BY_TYPE(y, typedef T Y; BY_TYPE(f, if (eights) SPREAD(8); else SPREAD(1)));
 }
 
-void cuda_splice_forward(pc_ctx *, pc_tensor y, pc_tensor f, pc_tensor index)
+void cuda_splice_forward(pc_ctx *ctx, pc_tensor y, pc_tensor f, pc_tensor index)
 {
+    if (pc_cuda_splice_few(ctx, y, f, index)) return;
     run_spread(y, f, index, false);
 }
 
