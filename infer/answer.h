@@ -53,8 +53,9 @@ typedef struct answer_stream {
     void (*say)(void *arg, const char *text); // may be NULL
     void *arg;
     int64_t tokens; // out
-    double first;   // out: seconds from the call to the first token: images read, seen, the prompt read
-    bool stopped;   // out: by the model itself
+    double
+        first; // out: seconds from the call to the first token: images read, seen, the prompt read
+    bool stopped; // out: by the model itself
 } answer_stream;
 pc_status answer_one(answerer *a, char **text, const pc_message *messages, int n_messages,
                      const char *const *images, int n_images, const answer_options *o,

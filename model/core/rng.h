@@ -17,7 +17,7 @@ typedef enum pc_stream {
     PC_STREAM_SAMPLE,   // step: position while generating
     PC_STREAM_AUGMENT,
     PC_STREAM_TEST,
-    PC_STREAM_ADAPTER, // step: optimiser step << 16 | number of the adapter
+    PC_STREAM_ADAPTER,  // step: optimiser step << 16 | number of the adapter
     PC_STREAM_ROUNDING, // step: update of the optimiser
 } pc_stream;
 

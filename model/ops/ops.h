@@ -76,8 +76,9 @@ typedef struct pc_adamw {
 typedef struct pc_piece {
     void *w, *master, *m, *v, *g; // master?: the f32 original of a w in bf16
     int64_t n;
-    int64_t first; // where its numbers stand among all trained ones: what rounding is drawn by. A multiple of 8
-    double lr_scale, decay; // multiply lr and weight_decay
+    int64_t
+        first; // where its numbers stand among all trained ones: what rounding is drawn by. A multiple of 8
+    double lr_scale, decay;               // multiply lr and weight_decay
     pc_dtype w_type, moment_type, g_type; // ctx->real, f32 or bf16
 } pc_piece;
 

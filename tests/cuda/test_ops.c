@@ -295,7 +295,8 @@ static void layernorm(side *s)
 static void rmsnorm(side *s)
 {
     const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 4), drawn = width(s),
-                  C = drawn < 2 ? 2 : drawn; // of one column nothing is left of dx but what is rounded
+                  C = drawn < 2 ? 2
+                                : drawn; // of one column nothing is left of dx but what is rounded
     const pc_tensor x = NORMAL(s, ROWS, N, H, C), g = NORMAL(s, WIDE, C),
                     y = NORMAL(s, ROWS, N, H, C), rstd = NORMAL(s, WIDE, N, H);
     const pc_tensor dy = NORMAL(s, ROWS, N, H, C), dx = NORMAL(s, ROWS, N, H, C),
@@ -841,10 +842,12 @@ int main(int argc, char **argv)
         {"tiles", attention_tiles, 1e-2},
         {"cache", attention_cache, 1e-2},
         {"relative", relative, 1e-2},
-            {"rows", rows, 1e-2},
-        {"elementwise", elementwise, 1e-2}, {"image", image, 1e-2},
-        {"losses", losses, 1e-2},           {"chunks", chunks, 1e-2},
-                   {"optimiser", optimiser, 0.0},
+        {"rows", rows, 1e-2},
+        {"elementwise", elementwise, 1e-2},
+        {"image", image, 1e-2},
+        {"losses", losses, 1e-2},
+        {"chunks", chunks, 1e-2},
+        {"optimiser", optimiser, 0.0},
     };
     const int repeats = argc > 1 ? atoi(argv[1]) : 20;
     pc_cuda_info info;
