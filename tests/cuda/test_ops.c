@@ -796,7 +796,7 @@ static double error_of(side *gpu, side *cpu, int i)
 static void open_side(side *s, bool gpu, bool half)
 {
     *s = (side){.gpu = gpu, .half = half};
-    if (pc_arena_open_in(&s->act, "test", gpu ? pc_cuda_memory() : NULL, ROOM * (gpu ? 1 : 4),
+    if (pc_arena_open_in(&s->act, "test", gpu ? pc_cuda_memory() : NULL, ROOM * (gpu ? 4 : 16),
                          gpu ? ROOM / 4 : 0) ||
         pc_arena_open_in(&s->scratch, "scratch", gpu ? pc_cuda_memory() : NULL, ROOM,
                          gpu ? ROOM / 4 : 0)) {
