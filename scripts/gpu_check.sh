@@ -83,11 +83,11 @@ for stage in pretrain align tune; do
 done
 
 step "what the GPU trained in bf16, asked on the CPU and on the GPU"
-image=$(find "$work/scenes" -name '*.png' | sort | head -1)
+images=("$work"/scenes/images/test_*.png)
 for way in cpu:fp32 cuda:fp32 cuda:bf16; do
     printf '%s: ' "$way"
     PERCEPT_DEVICE=${way%:*} PERCEPT_PRECISION=${way#*:} "$PERCEPT_BIN/percept" ask "$work/tune-bf16/checkpoints/best.h5" \
-        --image "$image" --greedy --max-tokens 16 "What is there?"
+        --image "${images[0]}" --greedy --max-tokens 16 "What is there?"
 done
 
 step "all of it holds"
