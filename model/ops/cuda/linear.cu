@@ -3,7 +3,8 @@
  * them, sums over rows. Formulas: ops.h.
  *
  * A row-major product is a column-major one of the transposes: C^T (N,M) = op(B)^T op(A)^T. The library's heuristics
- * are asked once for a shape and the answer is kept; schemes that add up by atomics are ruled out.
+ * are asked once for a shape, or for many that differ a little in their rows, and the answer is kept; schemes that add up
+ * by atomics are ruled out.
  */
 #include <cublasLt.h>
 
@@ -15,6 +16,7 @@
 #include <string.h>
 
 enum { WORKSPACE = 64 << 20 };
+static const double MUCH = 32.0 * (1 << 30); // multiplications: some 0.1 ms on an H100
 
 // D (M,N) = alpha op(A) op(B) + beta C + bias, row-major; C may be D. bias (N)? is added before rounding.
 typedef struct product {
@@ -28,24 +30,37 @@ typedef struct product {
     pc_dtype in, out, bias_type;
 } product;
 
+// Compared and hashed by its bytes: no holes.
 typedef struct shape {
-    bool trans_a, trans_b, add, aligned, bias;
-    pc_dtype in, out, bias_type;
+    int32_t trans_a, trans_b, add, aligned, bias;
+    int32_t in, out, bias_type; // pc_dtype
     int64_t M, N, K, lda, ldb, ldc, ldd;
     int64_t batch, next_a, next_b, next_d; // so many alike, so far apart
 } shape;
 
-typedef struct plan {
+// What the heuristics said to a shape.
+typedef struct choice {
     shape key;
     bool works; // false: the library has no kernel with this bias
-    cublasLtMatmulDesc_t op;
-    cublasLtMatrixLayout_t a, b, c, d;
     cublasLtMatmulAlgo_t algo;
-    struct plan *next;
+} choice;
+
+typedef struct plan {
+    shape key;
+    bool works;
+    cublasLtMatmulDescOpaque_t op;
+    cublasLtMatrixLayoutOpaque_t a, b, c, d;
+    cublasLtMatmulAlgo_t algo;
 } plan;
 
-enum { BUCKETS = 1024 };
-static plan *plans[BUCKETS];
+/*
+ * Kept in tables of a fixed size, where the new takes the place of the oldest of its set. What is kept follows from its key
+ * alone, so what is found there, and what has to be made again, changes times and no numbers.
+ */
+enum { WAYS = 4, PLAN_SETS = 1024, CHOICE_SETS = 256 };
+static plan plans[PLAN_SETS][WAYS];
+static choice choices[CHOICE_SETS][WAYS];
+static unsigned char oldest_plan[PLAN_SETS], oldest_choice[CHOICE_SETS];
 static cublasLtHandle_t handle;
 static void *space;
 
@@ -57,77 +72,128 @@ static void check(cublasStatus_t s, const char *what, const shape *k)
     exit(1);
 }
 
-static cudaDataType type_of(pc_dtype t)
+static cudaDataType type_of(int32_t t)
 {
     return t == PC_BF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
-static cublasLtMatrixLayout_t layout(pc_dtype t, int64_t rows, int64_t columns, int64_t ld, int64_t next, const shape *k)
+static void layout(cublasLtMatrixLayoutOpaque_t *l, int32_t t, int64_t rows, int64_t columns, int64_t ld, int64_t next, const shape *k)
 {
-    cublasLtMatrixLayout_t l;
     const int32_t batch = (int32_t)k->batch;
-    check(cublasLtMatrixLayoutCreate(&l, type_of(t), (uint64_t)rows, (uint64_t)columns, ld), "layout", k);
-    if (batch == 1) return l;
+    check(cublasLtMatrixLayoutInit(l, type_of(t), (uint64_t)rows, (uint64_t)columns, ld), "layout", k);
+    if (batch == 1) return;
     check(cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof batch), "batch", k);
     check(cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &next, sizeof next), "batch", k);
-    return l;
 }
 
-// Column-major: A is our B, B our A.
-static plan *make_plan(const shape *k, const void *bias)
+// All of a plan but its algorithm. Column-major: A is our B, B our A.
+static void lay_out(plan *p, const shape *k, const void *bias)
 {
-    plan *p = (plan *)calloc(1, sizeof *p);
-    PC_ASSERT(p, "no memory for a product's plan");
+    memset(p, 0, sizeof *p);
     p->key = *k;
     const cublasOperation_t yes = CUBLAS_OP_T, no = CUBLAS_OP_N;
-    check(cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F), "description", k);
-    check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, k->trans_b ? &yes : &no, sizeof yes), "transposition", k);
-    check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSB, k->trans_a ? &yes : &no, sizeof yes), "transposition", k);
-    p->a = k->trans_b ? layout(k->in, k->K, k->N, k->ldb, k->next_b, k) : layout(k->in, k->N, k->K, k->ldb, k->next_b, k);
-    p->b = k->trans_a ? layout(k->in, k->M, k->K, k->lda, k->next_a, k) : layout(k->in, k->K, k->M, k->lda, k->next_a, k);
-    p->c = layout(k->out, k->N, k->M, k->ldc, k->next_d, k);
-    p->d = layout(k->out, k->N, k->M, k->ldd, k->next_d, k);
-    if (k->bias) {
-        const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-        const cudaDataType type = type_of(k->bias_type);
-        check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue), "bias", k);
-        check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type), "bias", k);
-        check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "bias", k);
-    }
+    check(cublasLtMatmulDescInit(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F), "description", k);
+    check(cublasLtMatmulDescSetAttribute(&p->op, CUBLASLT_MATMUL_DESC_TRANSA, k->trans_b ? &yes : &no, sizeof yes), "transposition", k);
+    check(cublasLtMatmulDescSetAttribute(&p->op, CUBLASLT_MATMUL_DESC_TRANSB, k->trans_a ? &yes : &no, sizeof yes), "transposition", k);
+    layout(&p->a, k->in, k->trans_b ? k->K : k->N, k->trans_b ? k->N : k->K, k->ldb, k->next_b, k);
+    layout(&p->b, k->in, k->trans_a ? k->M : k->K, k->trans_a ? k->K : k->M, k->lda, k->next_a, k);
+    layout(&p->c, k->out, k->N, k->M, k->ldc, k->next_d, k);
+    layout(&p->d, k->out, k->N, k->M, k->ldd, k->next_d, k);
+    if (!k->bias) return;
+    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    const cudaDataType type = type_of(k->bias_type);
+    check(cublasLtMatmulDescSetAttribute(&p->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue), "bias", k);
+    check(cublasLtMatmulDescSetAttribute(&p->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type), "bias", k);
+    check(cublasLtMatmulDescSetAttribute(&p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "bias", k);
+}
 
-    cublasLtMatmulPreference_t want;
+// The library's heuristics, asked about the very shape of the plan.
+static void ask(plan *p)
+{
+    const shape *k = &p->key;
+    cublasLtMatmulPreferenceOpaque_t want;
     const size_t room = WORKSPACE;
-    const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_MASK & ~(uint32_t)CUBLASLT_REDUCTION_SCHEME_INPLACE;
-    const uint32_t align = k->aligned ? 16 : (uint32_t)pc_dtype_size(k->in);
-    check(cublasLtMatmulPreferenceCreate(&want), "preference", k);
-    cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room);
-    cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof schemes);
-    cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align, sizeof align);
-    cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align, sizeof align);
-    const uint32_t align_c = k->aligned ? 16 : (uint32_t)pc_dtype_size(k->out);
-    cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align_c, sizeof align_c);
-    cublasLtMatmulPreferenceSetAttribute(want, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_c, sizeof align_c);
+    const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; // no atomics, no sums in bf16
+    const uint32_t align = k->aligned ? 16 : (uint32_t)pc_dtype_size((pc_dtype)k->in);
+    check(cublasLtMatmulPreferenceInit(&want), "preference", k);
+    cublasLtMatmulPreferenceSetAttribute(&want, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room);
+    cublasLtMatmulPreferenceSetAttribute(&want, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof schemes);
+    cublasLtMatmulPreferenceSetAttribute(&want, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align, sizeof align);
+    cublasLtMatmulPreferenceSetAttribute(&want, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align, sizeof align);
+    const uint32_t align_c = k->aligned ? 16 : (uint32_t)pc_dtype_size((pc_dtype)k->out);
+    cublasLtMatmulPreferenceSetAttribute(&want, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align_c, sizeof align_c);
+    cublasLtMatmulPreferenceSetAttribute(&want, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_c, sizeof align_c);
     cublasLtMatmulHeuristicResult_t found[1];
     int count = 0;
-    const cublasStatus_t answer = cublasLtMatmulAlgoGetHeuristic(handle, p->op, p->a, p->b, p->c, p->d, want, 1, found, &count);
-    cublasLtMatmulPreferenceDestroy(want);
+    const cublasStatus_t answer = cublasLtMatmulAlgoGetHeuristic(handle, &p->op, &p->a, &p->b, &p->c, &p->d, &want, 1, found, &count);
     p->works = answer == CUBLAS_STATUS_SUCCESS && count > 0;
     if (!p->works && !k->bias) check(answer == CUBLAS_STATUS_SUCCESS ? CUBLAS_STATUS_NOT_SUPPORTED : answer, "choice", k);
     if (p->works) p->algo = found[0].algo;
-    return p;
 }
 
-static const plan *plan_of(const shape *k, const void *bias)
+static size_t set_of(const shape *k, size_t sets)
 {
-    uint64_t h = 1469598103934665603ull;
-    const unsigned char *bytes = (const unsigned char *)k;
-    for (size_t i = 0; i < sizeof *k; i++) h = (h ^ bytes[i]) * 1099511628211ull;
-    plan **bucket = &plans[h % BUCKETS];
-    for (plan *p = *bucket; p; p = p->next)
-        if (!memcmp(&p->key, k, sizeof *k)) return p;
-    plan *p = make_plan(k, bias);
-    p->next = *bucket;
-    *bucket = p;
+    uint64_t h = 1469598103934665603ull, word[sizeof *k / sizeof(uint64_t)];
+    static_assert(sizeof *k == 8 * sizeof(int32_t) + 11 * sizeof(int64_t), "a shape with holes");
+    memcpy(word, k, sizeof *k);
+    for (size_t i = 0; i < sizeof word / sizeof *word; i++) h = (h ^ word[i]) * 1099511628211ull, h ^= h >> 29;
+    return (size_t)(h % sets);
+}
+
+// Eight sizes from one power of two to the next.
+static int64_t rounded(int64_t rows)
+{
+    int64_t step = 1;
+    while (16 * step < rows) step *= 2;
+    return (rows + step - 1) / step * step;
+}
+
+/*
+ * The shape whose algorithm a shape takes. Packed batches have another number of rows at each step, and the heuristics need
+ * longer than many a product of a small model; so they are asked about a rounded number, be it M, or K where rows are what
+ * is summed over. Where the product itself takes far longer the very number is asked about.
+ */
+static shape model_of(const shape *k)
+{
+    shape like = *k;
+    if (k->batch > 1 || (double)k->M * (double)k->N * (double)k->K > MUCH) return like;
+    if (!k->trans_a) like.M = rounded(k->M);
+    if (k->trans_a && !k->trans_b) like.K = rounded(k->K);
+    return like;
+}
+
+static const choice *choice_of(const shape *k)
+{
+    const size_t set = set_of(k, CHOICE_SETS);
+    for (int i = 0; i < WAYS; i++)
+        if (!memcmp(&choices[set][i].key, k, sizeof *k)) return &choices[set][i];
+    plan p;
+    lay_out(&p, k, space);
+    ask(&p);
+    choice *c = &choices[set][oldest_choice[set]++ % WAYS];
+    *c = choice{*k, p.works, p.algo};
+    return c;
+}
+
+static plan *plan_of(const shape *k, const void *bias)
+{
+    const size_t set = set_of(k, PLAN_SETS);
+    for (int i = 0; i < WAYS; i++)
+        if (!memcmp(&plans[set][i].key, k, sizeof *k)) return &plans[set][i];
+    plan *p = &plans[set][oldest_plan[set]++ % WAYS];
+    lay_out(p, k, bias);
+    const shape like = model_of(k);
+    if (!memcmp(&like, k, sizeof like)) {
+        ask(p);
+        return p;
+    }
+    const choice *c = choice_of(&like);
+    cublasLtMatmulHeuristicResult_t found;
+    p->works = c->works;
+    p->algo = c->algo;
+    if (p->works && (cublasLtMatmulAlgoCheck(handle, &p->op, &p->a, &p->b, &p->c, &p->d, &p->algo, &found) != CUBLAS_STATUS_SUCCESS ||
+                     found.workspaceSize > WORKSPACE))
+        ask(p);
     return p;
 }
 
@@ -141,7 +207,6 @@ static bool multiply(const product *t)
     }
     const int64_t in = (int64_t)pc_dtype_size(t->in), out = (int64_t)pc_dtype_size(t->out);
     shape k;
-    memset(&k, 0, sizeof k); // its bytes are compared
     k.trans_a = t->trans_a, k.trans_b = t->trans_b, k.add = t->beta != 0.0f, k.bias = t->bias != NULL;
     k.in = t->in, k.out = t->out, k.bias_type = t->bias ? t->bias_type : t->out, k.M = t->M, k.N = t->N, k.K = t->K;
     // A single row or column may come with any stride; the library wants at least the width.
@@ -155,12 +220,12 @@ static bool multiply(const product *t)
     k.batch = t->batch, k.next_a = t->next_a, k.next_b = t->next_b, k.next_d = t->next_d;
     const int64_t steps = t->batch == 1 ? 0 : (t->next_a | t->next_b) * in | t->next_d * out;
     k.aligned = (all | (uintptr_t)steps) % 16 == 0;
-    const plan *p = plan_of(&k, t->bias);
+    plan *p = plan_of(&k, t->bias);
     if (!p->works) return false;
     if (t->bias)
-        check(cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &t->bias, sizeof t->bias), "bias", &k);
-    check(cublasLtMatmul(handle, p->op, &t->alpha, t->B, p->a, t->A, p->b, &t->beta, t->C, p->c, t->D, p->d, &p->algo, space, WORKSPACE,
-                         pc_cuda_stream),
+        check(cublasLtMatmulDescSetAttribute(&p->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &t->bias, sizeof t->bias), "bias", &k);
+    check(cublasLtMatmul(handle, &p->op, &t->alpha, t->B, &p->a, t->A, &p->b, &t->beta, t->C, &p->c, t->D, &p->d, &p->algo, space,
+                         WORKSPACE, pc_cuda_stream),
           "the product", &k);
     return true;
 }
