@@ -68,6 +68,7 @@ extern "C" void pc_cuda_close(void)
     if (!pc_cuda_stream) return;
     cudaStreamSynchronize(pc_cuda_stream);
     pc_cuda_upload_close();
+    pc_cuda_repeated_close();
     for (int i = 0; i < PC_MARKS; i++) cudaEventDestroy(marks[i]);
     cudaFree(workspace);
     cudaFreeHost(staged);

@@ -42,6 +42,17 @@ void *pc_cuda_recorded(void);
 void pc_cuda_replay(void *graph);
 void pc_cuda_forget(void *graph);
 
+/*
+ * Work that follows from these numbers alone (addresses, shapes), with nothing of the host's in it: told the first time,
+ * replayed as a graph from the second on (PERCEPT_GPU_GRAPH=0: never). Of so many different calls; more are told each time.
+ */
+typedef struct pc_cuda_call {
+    int64_t kind, number[8]; // kind: one of a kernel file's own
+    void *at[4];
+} pc_cuda_call;
+void pc_cuda_repeated(const pc_cuda_call *call, void (*tell)(const pc_cuda_call *call));
+void pc_cuda_repeated_close(void);
+
 // A large copy from pageable memory to the device (upload.cu); false: not that. On return the host's memory is free.
 bool pc_cuda_upload(void *to, const void *from, size_t bytes);
 void pc_cuda_upload_close(void);

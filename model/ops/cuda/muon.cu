@@ -98,33 +98,45 @@ template <class T> __global__ void polynomial(T *P, const T *A, int64_t r, int64
     }
 }
 
-void cuda_orthogonal(pc_ctx *ctx, pc_tensor X)
+// X, A, P, Y: matrices (B,R,C), (B,r,r), (B,r,r), (B,R,C).
+static void iterate(const pc_cuda_call *call)
 {
-    const int64_t B = X.dim[0], R = X.dim[1], C = X.dim[2], r = R < C ? R : C, n = B * r * r;
-    const pc_dtype t = X.dtype;
-    const size_t mark = pc_arena_mark(ctx->scratch);
-    PC_ASSERT(X.rank == 3 && pc_is_dense(X), "orthogonal: X is (B,R,C)");
-    const pc_tensor A = pc_alloc3(ctx->scratch, t, B, r, r), P = pc_alloc3(ctx->scratch, t, B, r, r),
-                    Y = pc_alloc3(ctx->scratch, t, B, R, C);
+    const int64_t B = call->number[0], R = call->number[1], C = call->number[2], r = R < C ? R : C, n = B * r * r;
+    const pc_dtype t = (pc_dtype)call->number[3];
     const unsigned blocks = blocks_for(n) < 4096u ? blocks_for(n) : 4096u;
-    void *from = X.data, *to = Y.data;
+    void *X = call->at[0], *A = call->at[1], *P = call->at[2], *from = X, *to = call->at[3];
     for (int k = 0; k < PC_QUINTIC_STEPS; k++) {
         if (R > C)
-            pc_cuda_products(B, true, false, r, r, R, 1.0f, from, C, R * C, from, C, R * C, 0.0f, A.data, r, r * r, t, t);
+            pc_cuda_products(B, true, false, r, r, R, 1.0f, from, C, R * C, from, C, R * C, 0.0f, A, r, r * r, t, t);
         else
-            pc_cuda_products(B, false, true, r, r, C, 1.0f, from, C, R * C, from, C, R * C, 0.0f, A.data, r, r * r, t, t);
-        pc_cuda_products(B, false, false, r, r, r, 1.0f, A.data, r, r * r, A.data, r, r * r, 0.0f, P.data, r, r * r, t, t);
-        BY_TYPE(X, LAUNCH(polynomial<T>, blocks, THREADS, 0, (T *)P.data, (const T *)A.data, r, n));
+            pc_cuda_products(B, false, true, r, r, C, 1.0f, from, C, R * C, from, C, R * C, 0.0f, A, r, r * r, t, t);
+        pc_cuda_products(B, false, false, r, r, r, 1.0f, A, r, r * r, A, r, r * r, 0.0f, P, r, r * r, t, t);
+        if (t == PC_BF16)
+            LAUNCH(polynomial<bf16>, blocks, THREADS, 0, (bf16 *)P, (const bf16 *)A, r, n);
+        else
+            LAUNCH(polynomial<float>, blocks, THREADS, 0, (float *)P, (const float *)A, r, n);
         if (R > C)
-            pc_cuda_products(B, false, false, R, C, r, 1.0f, from, C, R * C, P.data, r, r * r, 0.0f, to, C, R * C, t, t);
+            pc_cuda_products(B, false, false, R, C, r, 1.0f, from, C, R * C, P, r, r * r, 0.0f, to, C, R * C, t, t);
         else
-            pc_cuda_products(B, false, false, R, C, r, 1.0f, P.data, r, r * r, from, C, R * C, 0.0f, to, C, R * C, t, t);
+            pc_cuda_products(B, false, false, R, C, r, 1.0f, P, r, r * r, from, C, R * C, 0.0f, to, C, R * C, t, t);
         void *swap = from;
         from = to;
         to = swap;
     }
-    if (from != X.data)
-        CHECK_CUDA(cudaMemcpyAsync(X.data, from, (size_t)pc_numel(X) * pc_dtype_size(t), cudaMemcpyDeviceToDevice, pc_cuda_stream));
+    if (from != X) CHECK_CUDA(cudaMemcpyAsync(X, from, (size_t)(B * R * C) * pc_dtype_size(t), cudaMemcpyDeviceToDevice, pc_cuda_stream));
+}
+
+// A score of launches for each shape of matrix, the same at every step: replayed.
+void cuda_orthogonal(pc_ctx *ctx, pc_tensor X)
+{
+    const int64_t B = X.dim[0], R = X.dim[1], C = X.dim[2], r = R < C ? R : C;
+    const pc_dtype t = X.dtype;
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    PC_ASSERT(X.rank == 3 && pc_is_dense(X) && (t == PC_BF16 || t == PC_F32), "orthogonal: X is (B,R,C), of %s", pc_dtype_name(t));
+    const pc_tensor A = pc_alloc3(ctx->scratch, t, B, r, r), P = pc_alloc3(ctx->scratch, t, B, r, r),
+                    Y = pc_alloc3(ctx->scratch, t, B, R, C);
+    const pc_cuda_call call = {0, {B, R, C, t, 0, 0, 0, 0}, {X.data, A.data, P.data, Y.data}};
+    pc_cuda_repeated(&call, iterate);
     pc_arena_release(ctx->scratch, mark);
 }
 
