@@ -130,6 +130,7 @@ pc_status diagnose_step(run *u, const pc_batch *b, double loss, double norm)
         pc_arena_release(&r->scratch, 0);
         if (!clip) engine_zero(r);
         pass(&r->ctx, r->model, micro, 1.0 / (double)b->supervised);
+        if (!clip) pc_grads_end(&r->ctx, params);
         r->ctx.taps = NULL;
         const char *tap = first_activation(&taps);
         if (tap) snprintf(name, sizeof name, "%s", tap);

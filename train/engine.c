@@ -119,10 +119,13 @@ void engine_run(engine *e, int used, engine_task *task, void *arg)
 
 void engine_zero(replica *r)
 {
-    for (int i = 0; i < r->model->params.count; i++) {
-        const pc_tensor g = r->model->params.list[i].weight->g;
-        if (pc_present(g)) r->ctx.ops->zero_forward(&r->ctx, g);
-    }
+    pc_grads_begin(&r->ctx, &r->model->params);
+}
+
+static void end_gradients(engine *e, replica *r, int used, void *arg)
+{
+    (void)e, (void)used, (void)arg;
+    pc_grads_end(&r->ctx, &r->model->params);
 }
 
 typedef struct sum_task {
@@ -148,6 +151,7 @@ static void sum_pieces(void *arg, int64_t begin, int64_t end, int worker)
 
 void engine_reduce(engine *e, int used)
 {
+    engine_run(e, used, end_gradients, NULL);
     if (used < 2) return;
     sum_task t = {.e = e, .used = used};
     pc_parallel(e->pool, e->spans.count, 1, sum_pieces, &t);

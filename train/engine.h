@@ -72,7 +72,8 @@ int engine_used(const engine *e, int64_t micros);
 typedef void engine_task(engine *e, replica *r, int used, void *arg);
 void engine_run(engine *e, int used, engine_task *task, void *arg);
 
-// Clears a replica's gradients (inside a task), and sums those of all used replicas into the master's.
+// A replica's gradients hold nothing yet (inside a task); at last all hold their sums, those of all used replicas in the
+// master's. Between the two only backward passes may look at them (linear.h).
 void engine_zero(replica *r);
 void engine_reduce(engine *e, int used);
 

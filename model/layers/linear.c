@@ -35,6 +35,7 @@ static pc_weight weight_rows(pc_weight w, int64_t begin, int64_t end)
 pc_linear pc_linear_outputs(const pc_linear *l, int64_t begin, int64_t end)
 {
     pc_linear part = *l;
+    part.listed = l->listed ? l->listed : (pc_linear *)l; // changed by backward alone, which may
     part.first += begin;
     part.O = end - begin;
     part.weight = weight_rows(l->weight, begin, end);
@@ -151,9 +152,9 @@ static void adapter_backward(pc_ctx *ctx, pc_tensor dx, const pc_linear *l, pc_a
     if (pc_present(B.g)) u = reduced(ctx, a, x);
     if (pc_present(dx)) through = pc_alloc_like(ctx->scratch, dx);
 
-    ctx->grad_ops->linear_backward(ctx, du, B.g, PC_NONE, pc_cols(dy, begin, end), u, B.w);
+    ctx->grad_ops->linear_backward(ctx, du, B.g, PC_NONE, pc_cols(dy, begin, end), u, B.w, false);
     ctx->ops->scale_forward(ctx, du, du, a->scale);
-    ctx->grad_ops->linear_backward(ctx, through, a->A.g, PC_NONE, du, x, a->A.w);
+    ctx->grad_ops->linear_backward(ctx, through, a->A.g, PC_NONE, du, x, a->A.w, false);
     if (pc_present(dx)) {
         if (ctx->adapter_dropout > 0.0)
             ctx->grad_ops->dropout_backward(ctx, through, through, ctx->adapter_dropout,
@@ -161,6 +162,62 @@ static void adapter_backward(pc_ctx *ctx, pc_tensor dx, const pc_linear *l, pc_a
         ctx->ops->add_forward(ctx, dx, dx, through);
     }
     pc_arena_release(ctx->scratch, mark);
+}
+
+/* ---- gradients of a step ---- */
+
+static void zero_rows(pc_ctx *ctx, pc_linear *l, int64_t begin, int64_t end)
+{
+    if (begin < end) ctx->ops->zero_forward(ctx, pc_rows(l->weight.g, begin, end));
+}
+
+void pc_grads_begin(pc_ctx *ctx, pc_params *p)
+{
+    for (int i = 0; i < p->count; i++) {
+        pc_linear *l = p->list[i].linear;
+        const pc_tensor g = p->list[i].weight->g;
+        if (!pc_present(g)) continue;
+        if (l) {
+            l->fresh_from = 0;
+            l->fresh_to = l->O;
+        } else {
+            ctx->ops->zero_forward(ctx, g);
+        }
+    }
+}
+
+void pc_grads_end(pc_ctx *ctx, pc_params *p)
+{
+    for (int i = 0; i < p->count; i++) {
+        pc_linear *l = p->list[i].linear;
+        if (!l || !pc_present(l->weight.g)) continue;
+        zero_rows(ctx, l, l->fresh_from, l->fresh_to);
+        l->fresh_from = l->fresh_to = 0;
+    }
+}
+
+/*
+ * Whether the gradient of these outputs' rows holds nothing; from now on it holds what the caller adds (a dry run adds
+ * nothing). Rows that cannot stay fresh are zeroed: those that share a product with rows that are not, and those in
+ * front of a part from the middle.
+ */
+static bool take_fresh(pc_ctx *ctx, pc_linear *l)
+{
+    pc_linear *all = l->listed ? l->listed : l;
+    int64_t *from = &all->fresh_from, *to = &all->fresh_to;
+    const int64_t begin = l->first > *from ? l->first : *from;
+    const int64_t end = l->first + l->O < *to ? l->first + l->O : *to;
+    if (ctx->scratch->dry || !pc_present(l->weight.g) || begin >= end) return false;
+
+    const bool fresh = end - begin == l->O;
+    if (!fresh) zero_rows(ctx, all, begin, end);
+    if (end == *to) {
+        *to = begin;
+    } else {
+        zero_rows(ctx, all, *from, begin);
+        *from = end;
+    }
+    return fresh;
 }
 
 /* ---- the whole ---- */
@@ -212,6 +269,7 @@ void pc_linear_backward(pc_ctx *ctx, pc_tensor dx, pc_linear *l, pc_tensor dy, p
 {
     check(l, dy, x);
     if (pc_present(dx) || base_trains(l))
-        ctx->grad_ops->linear_backward(ctx, dx, l->weight.g, l->bias.g, dy, x, l->weight.w);
+        ctx->grad_ops->linear_backward(ctx, dx, l->weight.g, l->bias.g, dy, x, l->weight.w,
+                                       take_fresh(ctx, l));
     for (pc_adapter *a = l->adapters; a; a = a->next) adapter_backward(ctx, dx, l, a, dy, x);
 }

@@ -12,6 +12,10 @@
  * u and the mask are made again in backward (N r numbers, and a function of ctx->dropout_key): nothing is kept.
  * A frozen W has no gradient, and none is formed for the adapters' sake.
  *
+ * A step's gradient of W is not zeroed first: pc_grads_begin says that it holds nothing, the first backward that reaches
+ * a row writes it, those that follow add to it, and pc_grads_end zeroes what none has reached. Only pc_linear_backward
+ * touches it in between. Other gradients (biases, gains, tables, adapters) are zeroed by pc_grads_begin.
+ *
  * In inference W may lie in a file, in its type (ops.h), and in pieces: published models have q, k and v apart. Then
  * weight.w is absent, and products go piece by piece.
  */
@@ -40,6 +44,9 @@ typedef struct pc_linear {
     pc_tensor piece[PC_PIECES]; // rows of W, one piece after the other; none: weight.w
     int pieces;
     pc_adapter *adapters; // NULL: none. Owned by pc_adapters
+    // Rows of weight.g, [from, to), that hold nothing yet: of the listed linear, whose outputs others may be.
+    int64_t fresh_from, fresh_to;
+    struct pc_linear *listed; // NULL: itself
 } pc_linear;
 
 // Lists "name.weight" (and "name.bias"): normal with std, bias zero.
@@ -59,6 +66,10 @@ pc_linear pc_linear_outputs(const pc_linear *l, int64_t begin, int64_t end);
 // Binds a parameter that stays (pc_param.stays) to numbers that lie elsewhere: rows one piece after the other, each
 // dense, of any type. Only a linear's matrix takes more than one piece.
 void pc_param_place(pc_param *p, const pc_tensor *piece, int pieces);
+
+// The gradients of a step, around its backward passes: none holds anything yet; then all hold their sums.
+void pc_grads_begin(pc_ctx *ctx, pc_params *p);
+void pc_grads_end(pc_ctx *ctx, pc_params *p);
 
 // Whether any parameter of it has a gradient.
 bool pc_linear_trains(const pc_linear *l);

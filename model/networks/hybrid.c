@@ -269,7 +269,7 @@ void pc_hybrid_high_backward(pc_ctx *ctx, pc_hybrid *l, const pc_hybrid_kept *ke
         if (sam) dlast = pc_alloc_like(ctx->scratch, kept->last);
         if (sam) dmiddle = pc_alloc_like(ctx->scratch, kept->middle);
         ctx->grad_ops->linear_backward(ctx, column(dside), scalar(l->alpha.g), PC_NONE,
-                                       column(dmix), column(kept->side), scalar(l->alpha.w));
+                                       column(dmix), column(kept->side), scalar(l->alpha.w), false);
         neck_backward(ctx, dmiddle, &l->neck_middle, &kept->neck_middle, dside);
         neck_backward(ctx, dlast, &l->neck, &kept->neck, dmix);
         if (sam) pc_sam_backward(ctx, &l->sam, &kept->sam, dlast, dmiddle);

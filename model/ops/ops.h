@@ -10,7 +10,8 @@
  *
  * The contract of every operation on every backend:
  *   - outputs come first; a parameter's gradient ACCUMULATES (+=), an activation's gradient is
- *     OVERWRITTEN; an argument marked ? may be absent (data NULL): absent gradients are not computed.
+ *     OVERWRITTEN; an argument marked ? may be absent (data NULL): absent gradients are not computed. What
+ *     a step first adds to a matrix it writes instead, without reading it: `fresh`.
  *   - tensors have ctx->real type unless said otherwise; ids, positions and offsets are i32. Under bf16 only
  *     activations and parameters of two or more dimensions are bf16; statistics (means, log-sum-exps, losses a row),
  *     unit rows, rotary tables and parameters of one dimension are f32 (pc_stat), gradients f32 or bf16.
@@ -96,9 +97,10 @@ enum { PC_GATE_LOSS, PC_GATE_NORM, PC_GATE_SCALE, PC_GATE_SHUT, PC_GATE };
 #define PC_OP_LIST(FORWARD, BACKWARD, TRAIN)                                                       \
     /* linear     y = x W^T + b + r         x (N,I)  W (O,I)  b (O)?  y, r (N,O); r? may be y     */ \
     /*            dx = dy W   dW += dy^T x   db += sum_n dy   (dx?, dW?, db?; dr is dy itself)      */ \
+    /*            A fresh dW holds nothing yet, zeros not even: dW = dy^T x, 0 of no rows           */ \
     FORWARD(linear, (pc_ctx * ctx, pc_tensor y, pc_tensor x, pc_tensor w, pc_tensor b, pc_tensor r))   \
     BACKWARD(linear, (pc_ctx * ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, pc_tensor dy,            \
-                      pc_tensor x, pc_tensor w))                                                   \
+                      pc_tensor x, pc_tensor w, bool fresh))                                       \
     /* act        a = f(z)                  any rows (N,F)                                        */ \
     /*            dz = da f'(z)             dz may be da                                          */ \
     FORWARD(act, (pc_ctx * ctx, pc_tensor a, pc_tensor z, pc_act kind))                              \

@@ -53,7 +53,7 @@ typedef struct bench_case {
 // clang-format off
 #define CASES(X) \
     X(linear,             o->linear_forward(c, d->wide2, d->x, d->w, PC_NONE, PC_NONE))                          \
-    X(linear_back,        g->linear_backward(c, d->y, d->dw, PC_NONE, d->wide2, d->x, d->w))                     \
+    X(linear_back,        g->linear_backward(c, d->y, d->dw, PC_NONE, d->wide2, d->x, d->w, false))              \
     X(gelu,               o->act_forward(c, d->rows3, d->rows2, PC_ACT_GELU))                                    \
     X(gelu_back,          g->act_backward(c, d->rows3, d->rows4, d->rows2, PC_ACT_GELU))                         \
     X(gelu_tanh,          o->act_forward(c, d->rows3, d->rows2, PC_ACT_GELU_TANH))                               \

@@ -185,14 +185,16 @@ static void product(const char *what, int64_t N, int64_t I, int64_t O, bool bias
         TIME(OF("forward, fused"), 0, flops,
              ctx.ops->linear_forward(&ctx, y, x, w, bias ? b : none, residual ? r : none));
     TIME(OF("forward, plain"), 0, flops, ctx.ops->linear_forward(&ctx, y, x, w, none, none));
-    TIME(OF("dx"), 0, flops, ctx.grad_ops->linear_backward(&ctx, dx, none, none, y, x, w));
-    TIME(OF("dw bf16"), 0, flops, ctx.grad_ops->linear_backward(&ctx, none, dw, none, y, x, w));
-    TIME(OF("dw f32"), 0, flops, ctx.grad_ops->linear_backward(&ctx, none, wide_dw, none, y, x, w));
+    TIME(OF("dx"), 0, flops, ctx.grad_ops->linear_backward(&ctx, dx, none, none, y, x, w, false));
+    TIME(OF("dw bf16"), 0, flops,
+         ctx.grad_ops->linear_backward(&ctx, none, dw, none, y, x, w, true));
+    TIME(OF("dw f32"), 0, flops,
+         ctx.grad_ops->linear_backward(&ctx, none, wide_dw, none, y, x, w, true));
     if (bias) {
         TIME(OF("dw bf16, db"), 0, flops,
-             ctx.grad_ops->linear_backward(&ctx, none, dw, db, y, x, w));
+             ctx.grad_ops->linear_backward(&ctx, none, dw, db, y, x, w, false));
         TIME(OF("db"), 2.0 * (double)(N * O), 0,
-             ctx.grad_ops->linear_backward(&ctx, none, none, db, y, x, w));
+             ctx.grad_ops->linear_backward(&ctx, none, none, db, y, x, w, false));
     }
 }
 

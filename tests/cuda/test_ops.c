@@ -171,10 +171,15 @@ static void linear(side *s)
     emit(s, "wide y with r", y5);
     const pc_tensor dy = NORMAL(s, ROWS, N, O), dx = NORMAL(s, ROWS, N, I),
                     dw = NORMAL(s, either(s), O, I), db = NORMAL(s, WIDE, O);
-    s->ctx.grad_ops->linear_backward(&s->ctx, dx, dw, db, dy, x, w);
+    s->ctx.grad_ops->linear_backward(&s->ctx, dx, dw, db, dy, x, w, false);
     emit(s, "dx", dx);
     emit(s, "dw", dw);
     emit(s, "db", db);
+    s->ctx.grad_ops->linear_backward(&s->ctx, PC_NONE, dw, PC_NONE, dy, x, w, true);
+    emit(s, "fresh dw", dw);
+    s->ctx.grad_ops->linear_backward(&s->ctx, PC_NONE, dw, PC_NONE, pc_rows(dy, 0, 0),
+                                     pc_rows(x, 0, 0), w, true);
+    emit(s, "fresh dw of no rows", dw);
     const pc_act f = (pc_act)draw(s, 5);
     const pc_tensor z = NORMAL(s, ROWS, N, O), a = NORMAL(s, ROWS, N, O);
     s->ctx.ops->linear_act_forward(&s->ctx, a, z, x, w, b, f);

@@ -1,8 +1,10 @@
 /*
  * test_layers.c - is each layer's backward the derivative of its forward, for every parameter and input?
  *
- * Every case is made again with each operation's backward broken (sabotage.h).
+ * Every case is made again with each operation's backward broken (sabotage.h). The gradients of a step (linear.h) begin
+ * as NaN and end as those that were zeroed first, whichever parts of a matrix come in which order.
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -139,6 +141,90 @@ static void test_adapted(const char *label, const char *frozen, bool want_dx, do
     gradcheck_close(&g);
 }
 
+enum { FRESH_O = 9, FRESH_I = 7, FRESH_N = 5, FRESH_PARTS = 4 };
+enum { FRESH_MATRIX = FRESH_O * FRESH_I, FRESH_NUMBERS = FRESH_MATRIX + FRESH_O };
+
+/* Outputs [begin, end) of a step's passes one after the other; rows: of x. The dry run in between counts for nothing. */
+typedef struct fresh_case {
+    const char *label;
+    struct {
+        int64_t begin, end, rows;
+    } part[FRESH_PARTS];
+} fresh_case;
+
+static void backward_parts(gradcheck *g, simple *s, const fresh_case *c)
+{
+    for (int i = 0; i < FRESH_PARTS && c->part[i].end; i++) {
+        const int64_t begin = c->part[i].begin, end = c->part[i].end, rows = c->part[i].rows;
+        const pc_tensor dy = pc_rows(pc_cols(s->w, begin, end), 0, rows);
+        pc_linear part = pc_linear_outputs(&s->linear, begin, end);
+        pc_linear *l = begin == 0 && end == FRESH_O ? &s->linear : &part;
+        pc_arena nothing;
+        pc_ctx dry = g->ctx;
+        pc_arena_open_dry(&nothing, "dry");
+        dry.ops = pc_dry_ops();
+        dry.grad_ops = pc_dry_grad_ops();
+        dry.act = dry.scratch = &nothing;
+        pc_linear_backward(&dry, PC_NONE, l, dy, pc_rows(s->x, 0, rows));
+        pc_linear_backward(&g->ctx, PC_NONE, l, dy, pc_rows(s->x, 0, rows));
+    }
+}
+
+static double *fresh_number(const simple *s, int i)
+{
+    const bool matrix = i < FRESH_MATRIX;
+    return (double *)(matrix ? s->linear.weight.g : s->linear.bias.g).data +
+           (matrix ? i : i - FRESH_MATRIX);
+}
+
+/* Twice: what one step leaves must not reach the next. Adding to zeros gives the same bits as writing. */
+static void test_fresh(const fresh_case *c)
+{
+    gradcheck g;
+    simple s = {0};
+    double zeroed[FRESH_NUMBERS];
+    open_simple(&g, &s, c->label, FRESH_N, FRESH_I, FRESH_O, false);
+    pc_linear_params(&s.params, &s.linear, "l", FRESH_I, FRESH_O, true, 0.5);
+    gradcheck_params(&g, &s.params, 0.5);
+
+    pc_params_zero_grads(&s.params);
+    backward_parts(&g, &s, c);
+    for (int i = 0; i < FRESH_NUMBERS; i++) zeroed[i] = *fresh_number(&s, i);
+    for (int step = 0; step < 2; step++) {
+        for (int i = 0; i < FRESH_NUMBERS && step == 0; i++) *fresh_number(&s, i) = NAN;
+        pc_grads_begin(&g.ctx, &s.params);
+        backward_parts(&g, &s, c);
+        pc_grads_end(&g.ctx, &s.params);
+        bool same = true;
+        for (int i = 0; i < FRESH_NUMBERS; i++) same &= *fresh_number(&s, i) == zeroed[i];
+        printf("%s fresh gradients, %s\n", same ? "ok    " : "FAILED", c->label);
+        check(same);
+    }
+    pc_params_close(&s.params);
+    gradcheck_close(&g);
+}
+
+static const fresh_case fresh_cases[] = {
+    {"nothing", {{0}}},
+    {"all at once", {{0, 9, 5}}},
+    {"all, twice", {{0, 9, 5}, {0, 9, 3}}},
+    {"no rows", {{0, 9, 0}}},
+    {"no rows, then some", {{0, 9, 0}, {0, 9, 5}}},
+    {"front and back", {{0, 3, 5}, {3, 9, 5}}},
+    {"back and front", {{3, 9, 5}, {0, 3, 4}}},
+    {"front only", {{0, 4, 5}}},
+    {"back only", {{4, 9, 5}}},
+    {"middle only", {{3, 6, 5}}},
+    {"middle, front, back", {{3, 6, 5}, {0, 3, 5}, {6, 9, 5}}},
+    {"middle, back, front, middle", {{3, 6, 5}, {6, 9, 5}, {0, 3, 5}, {3, 6, 2}}},
+    {"front, then all", {{0, 4, 5}, {0, 9, 5}}},
+    {"back, then all", {{4, 9, 5}, {0, 9, 5}}},
+    {"middle, then across its edges", {{3, 6, 5}, {1, 4, 5}, {5, 8, 5}}},
+    {"back, then across its edge", {{5, 9, 5}, {3, 7, 5}}},
+    {"front, then across its edge", {{0, 4, 5}, {2, 6, 5}}},
+    {"front, no rows", {{0, 4, 0}, {0, 9, 5}}},
+};
+
 static void test_mlp(const char *label, bool swiglu, bool bias, pc_act act, const char *frozen,
                      bool want_dx)
 {
@@ -233,6 +319,9 @@ int main(void)
     test_adapted("adapters, one frozen", "l.lora.rows0_3", true, 0.4, 0);
     test_adapted("adapters, cut in two", "l.weight", true, 0.4, 2);
     test_adapted("adapters frozen", "l.lora", true, 0.4, 0);
+
+    for (size_t i = 0; i < sizeof fresh_cases / sizeof *fresh_cases; i++)
+        test_fresh(&fresh_cases[i]);
 
     test_norm("layernorm", PC_LAYERNORM);
     test_norm("rmsnorm", PC_RMSNORM);

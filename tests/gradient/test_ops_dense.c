@@ -46,7 +46,7 @@ static double linear_run(pc_ctx *ctx, void *arg, bool backward)
     }
     ctx->ops->linear_forward(ctx, y, s->x.x, s->w.x, s->b.x, r);
     if (backward)
-        ctx->grad_ops->linear_backward(ctx, s->x.g, s->w.g, s->b.g, s->dy, s->x.x, s->w.x);
+        ctx->grad_ops->linear_backward(ctx, s->x.g, s->w.g, s->b.g, s->dy, s->x.x, s->w.x, false);
     return op_dot(y, s->dy);
 }
 
@@ -59,7 +59,7 @@ static double linear_act_run(pc_ctx *ctx, void *arg, bool backward)
     ctx->ops->linear_act_forward(ctx, a, z, s->x.x, s->w.x, s->b.x, s->kind);
     if (backward) {
         ctx->grad_ops->act_backward(ctx, dz, s->dy, z, s->kind);
-        ctx->grad_ops->linear_backward(ctx, s->x.g, s->w.g, s->b.g, dz, s->x.x, s->w.x);
+        ctx->grad_ops->linear_backward(ctx, s->x.g, s->w.g, s->b.g, dz, s->x.x, s->w.x, false);
     }
     return op_dot(a, s->dy);
 }
@@ -203,23 +203,23 @@ static const op_case cases[] = {
 // What goes wrong when a backward is written by hand.
 
 static void linear_dx_off(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, pc_tensor dy,
-                          pc_tensor x, pc_tensor w)
+                          pc_tensor x, pc_tensor w, bool fresh)
 {
-    opcheck_sound()->linear_backward(ctx, dx, dw, db, dy, x, w);
+    opcheck_sound()->linear_backward(ctx, dx, dw, db, dy, x, w, fresh);
     if (pc_present(dx)) op_scale(dx, 1.01);
 }
 static void linear_dw_overwritten(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db,
-                                  pc_tensor dy, pc_tensor x, pc_tensor w)
+                                  pc_tensor dy, pc_tensor x, pc_tensor w, bool fresh)
 {
     if (pc_present(dw)) ctx->ops->zero_forward(ctx, dw);
-    opcheck_sound()->linear_backward(ctx, dx, dw, db, dy, x, w);
+    opcheck_sound()->linear_backward(ctx, dx, dw, db, dy, x, w, fresh);
 }
 static void linear_db_first_row_lost(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db,
-                                     pc_tensor dy, pc_tensor x, pc_tensor w)
+                                     pc_tensor dy, pc_tensor x, pc_tensor w, bool fresh)
 {
     const pc_tensor rest = pc_rows(dy, 1, dy.dim[0]);
-    opcheck_sound()->linear_backward(ctx, dx, dw, PC_NONE, dy, x, w);
-    opcheck_sound()->linear_backward(ctx, PC_NONE, PC_NONE, db, rest, x, w);
+    opcheck_sound()->linear_backward(ctx, dx, dw, PC_NONE, dy, x, w, fresh);
+    opcheck_sound()->linear_backward(ctx, PC_NONE, PC_NONE, db, rest, x, w, fresh);
 }
 static void act_tanh_for_erf(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind)
 {

@@ -37,8 +37,9 @@ static void test_linear(sides *s)
 
     guarded dy = guarded_open(N, O, 1, 1, seed++), dx = guarded_open(N, I, 2, 1, seed++);
     guarded dw = guarded_open(O, I, 0, 1, seed++), db = guarded_vector(O, 1, seed++);
-    s->ref.grad_ops->linear_backward(&s->ref, dx.ref, dw.ref, db.ref, dy.ref, x.ref, w.ref);
-    s->simd.grad_ops->linear_backward(&s->simd, dx.simd, dw.simd, db.simd, dy.ref, x.ref, w.ref);
+    s->ref.grad_ops->linear_backward(&s->ref, dx.ref, dw.ref, db.ref, dy.ref, x.ref, w.ref, false);
+    s->simd.grad_ops->linear_backward(&s->simd, dx.simd, dw.simd, db.simd, dy.ref, x.ref, w.ref,
+                                      false);
     CHECK(guarded_alike("linear dx", &dx, 1e-6));
     CHECK(guarded_alike("linear dw", &dw, 1e-6));
     CHECK(guarded_alike("linear db", &db, 5e-6));

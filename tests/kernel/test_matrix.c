@@ -1,7 +1,7 @@
 /*
  * test_matrix.c - what test_dense and test_attention leave open about products, cross-entropy and attention:
  * held to the portable kernels in double at the sizes of the quickstart and where strips of A are copied (rows
- * 4096 bytes apart), the same bits from any number of threads, what is not finite comes out, no rows at all.
+ * 4096 bytes apart), a fresh gradient's old numbers left unread, the same bits from any number of threads, what is not finite comes out, no rows at all.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -44,6 +44,16 @@ static void close_all(guarded **all, size_t count)
 #define CLOSE(...)                                                                                 \
     close_all((guarded *[]){__VA_ARGS__}, sizeof((guarded *[]){__VA_ARGS__}) / sizeof(guarded *))
 
+static void fill(pc_tensor x, double value)
+{
+    for (int64_t n = 0; n < x.dim[0]; n++)
+        for (int64_t c = 0; c < pc_row_len(x); c++)
+            if (x.dtype == PC_F64)
+                ((double *)x.data)[n * x.stride + c] = value;
+            else
+                pc_f32(x, n)[c] = (float)value;
+}
+
 static void test_linear(pc_ctx *simd, int64_t N, int64_t I, int64_t O)
 {
     guarded x = guarded_open(N, I, 0, 1, seed++), w = guarded_open(O, I, 0, 1, seed++);
@@ -57,11 +67,16 @@ static void test_linear(pc_ctx *simd, int64_t N, int64_t I, int64_t O)
     f64.ops->linear_forward(&f64, Y, X, W, B, DY);
     simd->ops->linear_forward(simd, y.simd, x.ref, w.ref, b.ref, dy.ref);
     CHECK(near_double("linear", &y, Y, 1e-6)); // seen 3e-7
-    f64.grad_ops->linear_backward(&f64, DX, DW, DB, DY, X, W);
-    simd->grad_ops->linear_backward(simd, dx.simd, dw.simd, db.simd, dy.ref, x.ref, w.ref);
+    f64.grad_ops->linear_backward(&f64, DX, DW, DB, DY, X, W, false);
+    simd->grad_ops->linear_backward(simd, dx.simd, dw.simd, db.simd, dy.ref, x.ref, w.ref, false);
     CHECK(near_double("linear dx", &dx, DX, 1e-6)); // seen 3e-7
     CHECK(near_double("linear dw", &dw, DW, 1e-6)); // seen 3e-7
     CHECK(near_double("linear db", &db, DB, 1e-6)); // seen 2e-7
+    fill(DW, NAN);
+    fill(dw.simd, NAN);
+    f64.grad_ops->linear_backward(&f64, PC_NONE, DW, PC_NONE, DY, X, W, true);
+    simd->grad_ops->linear_backward(simd, PC_NONE, dw.simd, PC_NONE, dy.ref, x.ref, w.ref, true);
+    CHECK(near_double("linear fresh dw", &dw, DW, 1e-6)); // seen 3e-7
     pc_arena_release(&memory, mark);
     CLOSE(&x, &w, &b, &y, &dy, &dx, &dw, &db);
 }
@@ -187,7 +202,7 @@ static void test_threads(pc_ctx *one, pc_ctx *many, int64_t N, int64_t I, int64_
         db[i] = guarded_vector(O, 1, 6);
         ctx->ops->linear_forward(ctx, y[i].simd, x.ref, w.ref, PC_NONE, y[i].simd);
         ctx->grad_ops->linear_backward(ctx, dx[i].simd, dw[i].simd, db[i].simd, y[i].simd, x.ref,
-                                       w.ref);
+                                       w.ref, false);
     }
     CHECK(same_bits(&y[0], &y[1]));
     CHECK(same_bits(&dx[0], &dx[1]));
@@ -240,7 +255,7 @@ static void test_not_finite(pc_ctx *simd, float bad, int64_t N)
     guarded dv = guarded_open(O, I, 0, 1, 9);
     pc_f32(x.ref, AT)[7] = 1;
     pc_f32(dy.ref, AT)[11] = bad;
-    simd->grad_ops->linear_backward(simd, dx.simd, dv.simd, PC_NONE, dy.ref, x.ref, w.ref);
+    simd->grad_ops->linear_backward(simd, dx.simd, dv.simd, PC_NONE, dy.ref, x.ref, w.ref, false);
     for (int64_t n = 0; n < N; n++) CHECK(not_finite(dx.simd, n) == (n == AT ? I : 0));
     for (int64_t o = 0; o < O; o++) CHECK(not_finite(dv.simd, o) == (o == 11 ? I : 0));
     CLOSE(&x, &w, &y, &dy, &dx, &dw, &nll, &coef, &dv);
@@ -262,7 +277,7 @@ static void test_attention_not_finite(pc_ctx *simd, float bad)
     attended_close(&a);
 }
 
-// A batch without rows changes no gradient.
+// A batch without rows changes no gradient, and leaves a fresh one zero.
 static void test_no_rows(pc_ctx *simd)
 {
     guarded x = guarded_open(3, 20, 0, 1, 1), w = guarded_open(40, 20, 0, 1, 2);
@@ -273,11 +288,19 @@ static void test_no_rows(pc_ctx *simd)
     const pc_tensor empty_x = pc_rows(x.simd, 0, 0), empty_dy = pc_rows(dy.simd, 0, 0);
     const pc_tensor empty_nll = pc_rows(nll.simd, 0, 0);
     simd->ops->linear_forward(simd, empty_dy, empty_x, w.ref, db.ref, PC_NONE);
-    simd->grad_ops->linear_backward(simd, empty_x, dw.simd, db.simd, empty_dy, empty_x, w.ref);
+    simd->grad_ops->linear_backward(simd, empty_x, dw.simd, db.simd, empty_dy, empty_x, w.ref,
+                                    false);
     simd->grad_ops->linear_xent_backward(simd, empty_x, dw.simd, empty_nll, empty_x, w.ref, l,
                                          empty_nll);
     CHECK(guarded_alike("no rows dw", &dw, 0));
     CHECK(guarded_alike("no rows db", &db, 0));
+    const pc_grad_ops *both[2] = {simd->grad_ops, pc_cpu_grad_ops(PC_ISA_REF, PC_F32)};
+    for (int i = 0; i < 2; i++) {
+        fill(dw.simd, NAN);
+        fill(dw.ref, 0);
+        both[i]->linear_backward(simd, empty_x, dw.simd, db.simd, empty_dy, empty_x, w.ref, true);
+        CHECK(guarded_alike("no rows fresh dw", &dw, 0));
+    }
     CLOSE(&x, &w, &dy, &dw, &db, &nll);
 }
 

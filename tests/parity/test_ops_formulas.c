@@ -70,7 +70,7 @@ static void linear(bench *b)
     const pc_tensor dx = given(b, NULL, PC_DIMS(2, 3)), dw = weight(b, NULL, PC_DIMS(2, 3));
     const pc_tensor db = weight(b, NULL, PC_DIMS(2)),
                     dy = given(b, NUMBERS(1, 0, 2, -1), PC_DIMS(2, 2));
-    ctx->grad_ops->linear_backward(ctx, dx, dw, db, dy, x, w);
+    ctx->grad_ops->linear_backward(ctx, dx, dw, db, dy, x, w, false);
     expect(b, "linear dx", dx, NUMBERS(1, 0, -1, 1.5, -2, -3));
     expect(b, "linear dW", dw, NUMBERS(-1, 2, 7, 1, 0, -2));
     expect(b, "linear db", db, NUMBERS(3, -1));

@@ -237,9 +237,9 @@ static void gated_mlp(bench *b)
     ctx->ops->linear_forward(ctx, gu, x, up, PC_NONE, PC_NONE);
     ctx->ops->swiglu_forward(ctx, h, gu);
     ctx->ops->linear_forward(ctx, y, h, down, PC_NONE, PC_NONE);
-    ctx->grad_ops->linear_backward(ctx, dh, ddown, PC_NONE, dy, h, down);
+    ctx->grad_ops->linear_backward(ctx, dh, ddown, PC_NONE, dy, h, down, false);
     ctx->grad_ops->swiglu_backward(ctx, dgu, dh, gu);
-    ctx->grad_ops->linear_backward(ctx, dx, dup, PC_NONE, dgu, x, up);
+    ctx->grad_ops->linear_backward(ctx, dx, dup, PC_NONE, dgu, x, up, false);
     compare(b, y, "swiglu.y", 1e-5);
     compare(b, dx, "swiglu.dx", 1e-5);
     compare(b, ddown, "swiglu.dw_down", 1e-5);
@@ -290,7 +290,7 @@ static pc_tensor convolution(bench *b, pc_tensor x, const pc_conv *v, int64_t O,
     ctx->ops->zero_forward(ctx, dw);
     ctx->ops->im2col_forward(ctx, cols, x, v);
     ctx->ops->linear_forward(ctx, y, cols, w, bias, PC_NONE);
-    ctx->grad_ops->linear_backward(ctx, dcols, dw, db, dy, cols, w);
+    ctx->grad_ops->linear_backward(ctx, dcols, dw, db, dy, cols, w, false);
     ctx->grad_ops->im2col_backward(ctx, dx, dcols, v);
     compare_planes(b, y, y_name, P, 1e-5);
     snprintf(name, sizeof name, "conv.d%s", w_name + strlen("conv."));

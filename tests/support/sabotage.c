@@ -19,9 +19,9 @@ static void spoil(pc_tensor x)
 }
 
 static void linear(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, pc_tensor dy, pc_tensor x,
-                   pc_tensor w)
+                   pc_tensor w, bool fresh)
 {
-    sound->linear_backward(ctx, dx, dw, db, dy, x, w);
+    sound->linear_backward(ctx, dx, dw, db, dy, x, w, fresh);
     spoil(dx), spoil(dw), spoil(db);
 }
 

@@ -4,6 +4,7 @@
  *   tokens   8 samples as 1, 2, 4, 8 micro-batches on 1, 2, 3 replicas: equal up to rounding
  *   towers   12 pairs likewise (exact two-pass method), temperature included, with dropout too
  *   bits     keeping activations or running forward again: the same to the bit; so is a second run
+ *   stale    what gradients held before a step is gone after it, in networks without an input (text alone) too
  *   plan     no arena is used beyond what the plan measured, and the largest batch uses it all
  */
 #include <math.h>
@@ -44,6 +45,16 @@ static void take_grads(step *s, const pc_params *p)
     }
 }
 
+// Of every replica, all of them NaN: a step that reads one shows it.
+static void poison_grads(engine *e)
+{
+    for (int k = 0; k < e->count; k++)
+        for (int i = 0; i < e->replicas[k].model->params.count; i++) {
+            const pc_tensor g = e->replicas[k].model->params.list[i].weight->g;
+            for (int64_t n = 0; pc_present(g) && n < pc_numel(g); n++) ((float *)g.data)[n] = NAN;
+        }
+}
+
 // The first step of a small recipe with these assignments.
 static step first_step(const char *stage, const char *const *sets)
 {
@@ -57,6 +68,7 @@ static step first_step(const char *stage, const char *const *sets)
         failed++;
         exit(1);
     }
+    poison_grads(&u.engine);
     s.loss = objective_step(&u.engine, b);
     take_grads(&s, &u.model->params);
     s.act_used = u.engine.replicas[0].act.peak;
@@ -166,6 +178,77 @@ static void towers(void)
     free(other.grads);
 }
 
+// How many numbers are not finite, or with `zero` not zero, among the gradients of parameters named prefix...
+static int64_t odd_grads(const pc_params *p, const char *prefix, bool zero)
+{
+    int64_t odd = 0;
+    for (int i = 0; i < p->count; i++) {
+        const pc_tensor g = p->list[i].weight->g;
+        if (strncmp(p->list[i].name, prefix, strlen(prefix)) || !pc_present(g)) continue;
+        for (int64_t n = 0; n < pc_numel(g); n++) {
+            const float v = ((const float *)g.data)[n];
+            odd += zero ? !(v == 0.0f) : !isfinite(v);
+        }
+    }
+    return odd;
+}
+
+/*
+ * Steps of text alone, of pictures alone and of both; gradients are NaN in front of each. Without pictures nothing is
+ * run of the tower and the projector, and on two replicas one may see pictures while the other does not.
+ */
+static void stale(void)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%s/text.json", small_scenes());
+    FILE *f = fopen(path, "w");
+    if (!f) abort();
+    for (int i = 0; i < 8; i++)
+        fprintf(f,
+                "%s{\"id\": \"t%d\", \"conversations\": [{\"from\": \"human\", \"value\": \"What "
+                "is %d?\"}, "
+                "{\"from\": \"gpt\", \"value\": \"a number\"}]}",
+                i ? ",\n" : "[", i, i);
+    fprintf(f, "]\n");
+    if (fclose(f)) abort();
+
+    static const char *const sources[] = {"[{path: text.json}]",
+                                          "[{path: text.json}, {path: vqa-train.json}]"};
+    for (int k = 0; k < 2; k++)
+        for (int replicas = 1; replicas <= 3; replicas++) {
+            char data[100], threads[40], text[100];
+            recipe r;
+            run u;
+            snprintf(data, sizeof data, "data.train=%s", sources[k]);
+            snprintf(threads, sizeof threads, "compute.threads=%d", replicas);
+            small_recipe(&r, "tune", "unused",
+                         SETS(data, threads, "compute.split=samples", "batch.size=3",
+                              "batch.micro=1"));
+            if (run_open(&u, &r, NULL, false)) {
+                expect(false, pc_error_text(), 0);
+                return;
+            }
+            int64_t odd = 0, moved = 0;
+            for (int s = 0; s < 6; s++) {
+                pc_batch *b;
+                if (pc_loader_next(u.loader, &b)) expect(false, pc_error_text(), 0);
+                poison_grads(&u.engine);
+                objective_step(&u.engine, b);
+                const pc_params *p = &u.model->params;
+                odd += odd_grads(p, "", false);
+                if (b->images == 0)
+                    odd += odd_grads(p, "vision.", true) + odd_grads(p, "projector.", true);
+                moved += odd_grads(p, "vision.", true) > 0;
+            }
+            snprintf(text, sizeof text, "tune %s, %d replicas: stale gradients", sources[k],
+                     replicas);
+            expect(odd == 0, text, (double)odd);
+            expect(k == 0 ? moved == 0 : moved > 0, "steps that saw pictures", (double)moved);
+            run_close(&u);
+            recipe_close(&r);
+        }
+}
+
 // The arenas of a whole run stay within the plan (they would abort beyond), and the plan is not idle talk.
 static void plans(void)
 {
@@ -208,6 +291,7 @@ int main(void)
     scratch_open();
     tokens();
     towers();
+    stale();
     plans();
     scratch_close();
     return failed != 0;

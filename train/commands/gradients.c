@@ -54,17 +54,14 @@ static pc_status run(const char *model_path, const char *adapter, const char *in
                                pc_params_bytes(&m->params, PC_F32, true), 0)))
         goto done;
     pc_params_bind_grads(&m->params, &grads, PC_F32);
-    for (int i = 0; i < m->params.count; i++) {
-        const pc_tensor g = m->params.list[i].weight->g;
-        if (pc_present(g)) runner.ctx.ops->zero_forward(&runner.ctx, g);
-    }
+    pc_grads_begin(&runner.ctx, &m->params);
 
     const bool tokens = m->config.kind == PC_MODEL_VLM;
     const double M = tokens ? (double)given.vlm.supervised : 1.0;
     named_pass pass = {.model = m, .given = &given, .coef = 1.0 / M};
-    if ((st = pc_runner_run(&runner, named_pass_run, &pass)) ||
-        (st = pc_placement_fetch(&placement)))
-        goto done;
+    if ((st = pc_runner_run(&runner, named_pass_run, &pass))) goto done;
+    pc_grads_end(&runner.ctx, &m->params);
+    if ((st = pc_placement_fetch(&placement))) goto done;
     const float loss = (float)(pass.loss / M);
     const pc_param *bad = pc_params_nonfinite(&m->params, true);
     if (!isfinite(loss) || bad) {

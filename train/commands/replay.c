@@ -185,15 +185,13 @@ static pc_status one_step(replay *r, const json_t *step, int64_t s)
         goto done;
     }
 
-    for (int i = 0; i < m->params.count; i++) {
-        const pc_tensor g = m->params.list[i].weight->g;
-        if (pc_present(g)) r->runner.ctx.ops->zero_forward(&r->runner.ctx, g);
-    }
+    pc_grads_begin(&r->runner.ctx, &m->params);
     for (int i = 0; i < count; i++) {
         named_pass pass = {.model = m, .given = &given[i], .coef = 1.0 / M};
         if ((st = pc_runner_run(&r->runner, named_pass_run, &pass))) goto done;
         loss += pass.loss / M;
     }
+    pc_grads_end(&r->runner.ctx, &m->params);
     const double norm = optimizer_norm(&r->optimizer);
     if (!isfinite(loss) || !isfinite(norm)) {
         st = pc_fail(PC_ERR_NUMERIC, "loss %g, gradient norm %g", loss, norm);

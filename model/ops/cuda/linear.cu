@@ -387,15 +387,16 @@ static void bias_gradient(pc_tensor db, pc_tensor dy)
     pc_cuda_add_slices((float *)db.data, part, slices, O);
 }
 
-void cuda_linear_backward(pc_ctx *, pc_tensor dx, pc_tensor dw, pc_tensor db, pc_tensor dy, pc_tensor x, pc_tensor w)
+void cuda_linear_backward(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, pc_tensor dy, pc_tensor x, pc_tensor w, bool fresh)
 {
     const int64_t N = dy.dim[0], O = dy.dim[1];
+    if (N == 0 && fresh && pc_present(dw)) cuda_zero_forward(ctx, dw);
     if (N == 0 || O == 0) return;
     if (pc_present(dx))
         pc_cuda_product(false, false, N, dx.dim[1], O, 1.0f, dy.data, dy.stride, w.data, w.stride, 0.0f, dx.data, dx.stride, dy.dtype,
                         dx.dtype);
     if (pc_present(dw))
-        pc_cuda_product(true, false, O, x.dim[1], N, 1.0f, dy.data, dy.stride, x.data, x.stride, 1.0f, dw.data, dw.stride, dy.dtype,
-                        dw.dtype);
+        pc_cuda_product(true, false, O, x.dim[1], N, 1.0f, dy.data, dy.stride, x.data, x.stride, fresh ? 0.0f : 1.0f, dw.data,
+                        dw.stride, dy.dtype, dw.dtype);
     if (pc_present(db)) bias_gradient(db, dy);
 }

@@ -16,9 +16,9 @@ PC_OP_LIST(PC_NO_SLOT, NOTHING, NOTHING)
 #pragma GCC diagnostic pop
 
 static void linear(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, pc_tensor dy, pc_tensor x,
-                   pc_tensor w)
+                   pc_tensor w, bool fresh)
 {
-    (void)db, (void)x;
+    (void)db, (void)x, (void)fresh;
     const int64_t N = dy.dim[0], I = w.dim[1], O = w.dim[0];
     const double products = (double)pc_present(dx) + (double)pc_present(dw);
     ctx->flops += 2.0 * (double)N * (double)I * (double)O * products;

@@ -3,7 +3,7 @@
  *
  *   forward    y = x W^T + b + r
  *   backward   dx = dy W          overwritten: an activation
- *              dW += dy^T x       accumulated: a parameter
+ *              dW += dy^T x       accumulated: a parameter; or written, where it is fresh
  *              db += sum_n dy     accumulated; the sum over rows runs in double
  *   linear_act z = x W^T + b,  a = f(z)
  *
@@ -80,7 +80,7 @@ static void bias_columns(void *arg, int64_t begin, int64_t end, int worker)
 }
 
 void R(linear_backward)(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, pc_tensor dy,
-                        pc_tensor x, pc_tensor w)
+                        pc_tensor x, pc_tensor w, bool fresh)
 {
     const int64_t N = dy.dim[0], O = dy.dim[1], I = w.dim[1];
     PC_SAME("linear: columns of dy and rows of W", O, w.dim[0]);
@@ -92,8 +92,8 @@ void R(linear_backward)(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, p
     }
     if (pc_present(dw)) {
         PC_SAME("linear: rows of x and dy", x.dim[0], N);
-        pc_gemm(ctx->pool, true, false, O, I, N, 1, dy.data, dy.stride, x.data, x.stride, 1,
-                dw.data, dw.stride);
+        pc_gemm(ctx->pool, true, false, O, I, N, 1, dy.data, dy.stride, x.data, x.stride,
+                fresh ? 0 : 1, dw.data, dw.stride);
     }
     if (pc_present(db)) {
         bias_job job = {db, dy};

@@ -69,18 +69,16 @@ static void turn(pc_ctx *ctx, pc_tensor X, pc_tensor A, pc_tensor P, pc_tensor Y
 {
     const bool tall = X.dim[0] > X.dim[1];
     for (int k = 0; k < PC_QUINTIC_STEPS; k++) {
-        if (tall) {
-            ctx->ops->zero_forward(ctx, A);
-            ctx->grad_ops->linear_backward(ctx, PC_NONE, A, PC_NONE, X, X, A);
-        } else {
+        if (tall)
+            ctx->grad_ops->linear_backward(ctx, PC_NONE, A, PC_NONE, X, X, A, true);
+        else
             ctx->ops->linear_forward(ctx, A, X, X, PC_NONE, PC_NONE);
-        }
         ctx->ops->linear_forward(ctx, P, A, A, PC_NONE, PC_NONE); // A is symmetric: A A^T = A A
         polynomial(P, A);
         if (tall)
             ctx->ops->linear_forward(ctx, Y, X, P, PC_NONE, PC_NONE);
         else
-            ctx->grad_ops->linear_backward(ctx, Y, PC_NONE, PC_NONE, P, PC_NONE, X);
+            ctx->grad_ops->linear_backward(ctx, Y, PC_NONE, PC_NONE, P, PC_NONE, X, false);
         ctx->ops->copy_forward(ctx, X, Y);
     }
 }

@@ -76,7 +76,7 @@ static void bias_columns(void *arg, int64_t begin, int64_t end, int worker)
 }
 
 void S(linear_backward)(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, pc_tensor dy,
-                        pc_tensor x, pc_tensor w)
+                        pc_tensor x, pc_tensor w, bool fresh)
 {
     const int64_t N = dy.dim[0], O = dy.dim[1];
     if (pc_present(dx)) {
@@ -93,6 +93,7 @@ void S(linear_backward)(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, p
                               .ldc = dx.stride};
         S(pc_product)(ctx->pool, &p);
     }
+    if (pc_present(dw) && N == 0 && fresh) ctx->ops->zero_forward(ctx, dw);
     if (pc_present(dw) && N > 0) { // no rows, no sum: dW stays
         PC_SAME("linear: rows of x and dy", x.dim[0], N);
         PC_SAME("linear: columns of dy and rows of dW", O, dw.dim[0]);
@@ -106,7 +107,7 @@ void S(linear_backward)(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, p
                               .ldb = x.stride,
                               .c = dw.data,
                               .ldc = dw.stride,
-                              .accumulate = true};
+                              .accumulate = !fresh};
         S(pc_product)(ctx->pool, &p);
     }
     if (pc_present(db)) {
