@@ -418,6 +418,38 @@ static void attention_tiles(side *s)
     emit(s, "dqkv", dqkv);
 }
 
+// Whole sequences with heads of 64, as towers have them: about the edges of blocks of 64 rows and tails of 16.
+static void attention_short(side *s)
+{
+    static const int64_t sizes[] = {1,  15,  16,  17,  50,  64,  65,  77,  80,  81,  96,
+                                    128, 129, 145, 197, 208, 256, 257, 272, 273, 320, 577};
+    const int64_t D = 64, S = 1 + (int64_t)draw(s, 4), H = 1 + (int64_t)draw(s, 3),
+                  T = draw(s, 2) ? sizes[draw(s, 22)] : 1 + (int64_t)draw(s, 600);
+    const bool same = draw(s, 2), causal = draw(s, 3) == 0;
+    int64_t lengths[4], N = 0;
+    for (int64_t i = 0; i < S; i++)
+        N += lengths[i] = same || i == 0 ? T : 1 + (int64_t)draw(s, (uint64_t)T);
+    pc_mask m;
+    pc_mask_ragged(&m, &s->act, lengths, 0, S, causal);
+    const pc_tensor qkv = NORMAL(s, ROWS, N, 3 * H * D);
+    const pc_tensor o = NORMAL(s, ROWS, N, H, D), dout = NORMAL(s, ROWS, N, H, D),
+                    lse = NORMAL(s, WIDE, N, H);
+    pc_tensor x[3], dx[3];
+    for (int i = 0; i < 3; i++) {
+        x[i] = pc_as_heads(pc_cols(qkv, i * H * D, (i + 1) * H * D), D);
+        dx[i] = NORMAL(s, ROWS, N, H, D);
+    }
+    const double scale = 1.0 / sqrt((double)D);
+    s->ctx.ops->attention_forward(&s->ctx, o, lse, x[0], x[1], x[2], &m, scale);
+    s->ctx.grad_ops->attention_backward(&s->ctx, dx[0], dx[1], dx[2], dout, x[0], x[1], x[2], o,
+                                        lse, &m, scale);
+    emit(s, "o", o);
+    emit(s, "lse", lse);
+    emit(s, "dq", dx[0]);
+    emit(s, "dk", dx[1]);
+    emit(s, "dv", dx[2]);
+}
+
 // A few query rows a sequence over a cache: each sees a part of its sequence's rows, some a prefix before.
 static void attention_cache(side *s)
 {
@@ -845,6 +877,7 @@ int main(int argc, char **argv)
         {"rope", rope, 1e-2},
         {"attention", attention, 1e-2},
         {"tiles", attention_tiles, 1e-2},
+        {"short", attention_short, 1e-2},
         {"cache", attention_cache, 1e-2},
         {"relative", relative, 1e-2},
         {"rows", rows, 1e-2},

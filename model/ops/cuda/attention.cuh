@@ -3,6 +3,7 @@
  *
  *   attention.cu                which kernel a call goes to; attention_plain.cuh: f32, and shapes the others refuse
  *   attention_tensor.cu         bf16 forward on tensor cores; attention_tensor_backward.cu its backward
+ *   attention_short.cu          bf16 forward of whole short sequences, heads of 64, on Hopper; attention_short_backward.cu
  *   attention_few.cu            forward of a few query rows a sequence over many keys, split by keys
  *   attention_mask.cu           the lists below
  */
@@ -36,7 +37,13 @@ typedef struct sights {
     const granule *granules;
     const task *queries[SPANS], *keys[SPANS]; // by 1, 2, 3 granules
     int query_count[SPANS], key_count[SPANS];
+    // Of masks in which every sequence sees itself, all of it (FULL) or up to the row itself (CAUSAL).
+    int shape;
+    const int32_t *offsets; // (S+1)
+    int sequences, longest;
 } sights;
+
+enum { SHAPE_OTHER, SHAPE_FULL, SHAPE_CAUSAL };
 
 // The lists of a mask over N query rows. They are kept: a mask that holds what an earlier one held costs a comparison.
 sights sights_of(const pc_mask *mask, int64_t N);
@@ -62,6 +69,9 @@ static inline bool by_vectors(pc_tensor x)
 bool attention_tensor_forward(pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k, pc_tensor v, const pc_mask *mask, double scale);
 bool attention_tensor_backward(pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor dout, pc_tensor q, pc_tensor k, pc_tensor v,
                                pc_tensor o, pc_tensor lse, const pc_mask *mask, double scale);
+bool attention_short_forward(pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k, pc_tensor v, const pc_mask *mask, double scale);
+bool attention_short_backward(pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor dout, pc_tensor q, pc_tensor k, pc_tensor v,
+                              pc_tensor o, pc_tensor lse, const pc_mask *mask, double scale);
 bool attention_few_forward(pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k, pc_tensor v, const pc_mask *mask, double scale);
 
 #endif

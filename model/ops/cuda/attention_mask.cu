@@ -169,6 +169,22 @@ static int key_tasks(task *out, const granule *all, int first, int count, int32_
     return n;
 }
 
+// What is the same in every row, if anything.
+static int shape_of(const pc_mask *m, const parts *p)
+{
+    const int32_t *qo = p->from[0], *ko = p->from[1], *lo = p->from[2], *hi = p->from[3];
+    bool full = true, causal = true;
+    if (p->from[4]) return SHAPE_OTHER;
+    for (int64_t s = 0; s < m->S && (full || causal); s++) {
+        if (qo[s] != ko[s] || qo[s + 1] != ko[s + 1]) return SHAPE_OTHER;
+        for (int32_t n = qo[s]; n < qo[s + 1] && (full || causal); n++) {
+            full = full && lo[n] == qo[s] && hi[n] == qo[s + 1];
+            causal = causal && lo[n] == qo[s] && hi[n] == n + 1;
+        }
+    }
+    return full ? SHAPE_FULL : causal ? SHAPE_CAUSAL : SHAPE_OTHER;
+}
+
 static size_t whole(size_t bytes)
 {
     return (bytes + 255) / 256 * 256;
@@ -187,8 +203,10 @@ static void list(kept_mask *k, const pc_mask *m, int64_t N)
             if (over > 0) keys[i] += (over + (i + 1) * GRANULE - 1) / ((i + 1) * GRANULE);
         }
     }
-    size_t at = 0, at_rows = at, at_granules, at_queries[SPANS], at_keys[SPANS];
+    size_t at = 0, at_rows = at, at_offsets, at_granules, at_queries[SPANS], at_keys[SPANS];
     at += whole((size_t)(N + 1) * sizeof(int4));
+    at_offsets = at;
+    at += whole((size_t)(m->S + 1) * sizeof(int32_t));
     at_granules = at;
     at += whole((size_t)(granules + 1) * sizeof(granule));
     for (int i = 0; i < SPANS; i++) {
@@ -208,9 +226,13 @@ static void list(kept_mask *k, const pc_mask *m, int64_t N)
     granule *g = (granule *)(host + at_granules);
     for (int64_t n = 0; n < N; n++) rows[n] = row_of(&p, n);
     k->lists = {};
+    k->lists.shape = shape_of(m, &p);
+    k->lists.sequences = (int)m->S;
+    memcpy(host + at_offsets, qo, (size_t)(m->S + 1) * sizeof *qo);
     int made = 0;
     for (int64_t s = 0; s < m->S; s++) {
         const int first = made;
+        if (qo[s + 1] - qo[s] > k->lists.longest) k->lists.longest = qo[s + 1] - qo[s];
         for (int32_t n = qo[s]; n < qo[s + 1]; n += GRANULE)
             g[made++] = granule_of(rows, n, n + GRANULE < qo[s + 1] ? n + GRANULE : qo[s + 1], ko[s]);
         for (int i = 0; i < SPANS; i++) {
@@ -221,6 +243,7 @@ static void list(kept_mask *k, const pc_mask *m, int64_t N)
     }
     CHECK_CUDA(cudaMemcpyAsync(device, host, at, cudaMemcpyHostToDevice, pc_cuda_stream));
     k->lists.rows = (const int4 *)(device + at_rows);
+    k->lists.offsets = (const int32_t *)(device + at_offsets);
     k->lists.granules = (const granule *)(device + at_granules);
     for (int i = 0; i < SPANS; i++) {
         k->lists.queries[i] = (const task *)(device + at_queries[i]);
