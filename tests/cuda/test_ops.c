@@ -421,7 +421,7 @@ static void attention_tiles(side *s)
 // Whole sequences with heads of 64, as towers have them: about the edges of blocks of 64 rows and tails of 16.
 static void attention_short(side *s)
 {
-    static const int64_t sizes[] = {1,  15,  16,  17,  50,  64,  65,  77,  80,  81,  96,
+    static const int64_t sizes[] = {1,   15,  16,  17,  50,  64,  65,  77,  80,  81,  96,
                                     128, 129, 145, 197, 208, 256, 257, 272, 273, 320, 577};
     const int64_t D = 64, S = 1 + (int64_t)draw(s, 4), H = 1 + (int64_t)draw(s, 3),
                   T = draw(s, 2) ? sizes[draw(s, 22)] : 1 + (int64_t)draw(s, 600);
