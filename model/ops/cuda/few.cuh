@@ -18,6 +18,8 @@ typedef struct few_operands {
 
 // W of blocks of 32; false: not of a type that is read as it lies.
 bool pc_cuda_blocks_few(const few_operands *f);
+// The same of bf16 rows, on tensor cores, of Q8_0 or Q4_0 (stored_tensor.cu).
+void pc_cuda_blocks_tensor(const few_operands *f);
 
 // FEW(n) with n = N: kernels are made for each count.
 #define FEW_BY_COUNT(N)                                                                            \

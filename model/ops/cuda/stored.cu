@@ -1,6 +1,6 @@
 /*
- * stored.cu - matrices in the types of their files: products of few rows straight from blocks of 32, and any type widened
- * for what takes many rows. The formats: core/quant.h.
+ * stored.cu - matrices in the types of their files: products of few f32 rows straight from blocks of 32 (of bf16 rows:
+ * stored_tensor.cu), and any type widened for what takes many rows. The formats: core/quant.h.
  *
  *   Q8_0   f16 d, i8 q[32]      34 bytes      y = d q
  *   Q4_0   f16 d, u8 q[16]      18 bytes      y_j = d (low_j - 8), y_{j+16} = d (high_j - 8)
@@ -49,9 +49,9 @@ template <int BYTES> __device__ __forceinline__ void numbers_of(float (&f)[32], 
     }
 }
 
-template <int N, int BYTES, class X, class Y>
-__global__ void __launch_bounds__(FEW_BLOCK) few_blocks(Y *y, int64_t ys, Y *z, int64_t zs, const X *x, int64_t xs, const unsigned char *w,
-                                                        const float *b, const Y *r, int64_t rs, int O, int K, int act)
+template <int N, int BYTES>
+__global__ void __launch_bounds__(FEW_BLOCK) few_blocks(float *y, int64_t ys, float *z, int64_t zs, const float *x, int64_t xs, const unsigned char *w,
+                                                        const float *b, const float *r, int64_t rs, int O, int K, int act)
 {
     constexpr int ROOM = staging<BYTES>::ROOM, LOADS = (FEW_ROWS_OF_W * (ROOM / 16) + FEW_BLOCK - 1) / FEW_BLOCK;
     __shared__ __align__(16) unsigned char stage[FEW_ROWS_OF_W][ROOM];
@@ -124,38 +124,29 @@ __global__ void __launch_bounds__(FEW_BLOCK) few_blocks(Y *y, int64_t ys, Y *z, 
     finish_few<N>(sums, acc, y, ys, z, zs, b, r, rs, o0, O, act);
 }
 
-template <int BYTES, class X, class Y> static void run(const few_operands *f)
+template <int BYTES> static void run(const few_operands *f)
 {
-    Y *y = (Y *)f->y.data, *z = (Y *)f->z.data;
+    float *y = (float *)f->y.data, *z = (float *)f->z.data;
     const int O = (int)f->w.dim[0], K = (int)f->x.dim[1], N = (int)f->x.dim[0];
 #define FEW(n)                                                                                     \
-    launch_early(f->early, few_blocks<n, BYTES, X, Y>, dim3(blocks_for(O, FEW_ROWS_OF_W)), FEW_BLOCK, 0, y, f->y.stride, z, f->z.stride,            \
-                 (const X *)f->x.data, f->x.stride, (const unsigned char *)f->w.data, (const float *)f->b.data, (const Y *)f->r.data,      \
+    launch_early(f->early, few_blocks<n, BYTES>, dim3(blocks_for(O, FEW_ROWS_OF_W)), FEW_BLOCK, 0, y, f->y.stride, z, f->z.stride,            \
+                 (const float *)f->x.data, f->x.stride, (const unsigned char *)f->w.data, (const float *)f->b.data, (const float *)f->r.data,      \
                  f->r.stride, O, K, f->act)
     FEW_BY_COUNT(N);
 #undef FEW
-}
-
-template <int BYTES> static void run_types(const few_operands *f)
-{
-    if (f->x.dtype == PC_F32)
-        run<BYTES, float, float>(f);
-    else if (f->y.dtype == PC_F32)
-        run<BYTES, bf16, float>(f);
-    else
-        run<BYTES, bf16, bf16>(f);
 }
 
 bool pc_cuda_blocks_few(const few_operands *f)
 {
     const uintptr_t x = (uintptr_t)f->x.data | (f->x.dim[0] > 1 ? (uintptr_t)(f->x.stride * (int64_t)pc_dtype_size(f->x.dtype)) : 0);
     if (x % 16 || (uintptr_t)f->w.data % 2 || f->w.stride != f->w.dim[1]) return false;
-    if (f->w.dtype == PC_Q8_0)
-        run_types<34>(f);
-    else if (f->w.dtype == PC_Q4_0)
-        run_types<18>(f);
+    if (f->w.dtype != PC_Q8_0 && f->w.dtype != PC_Q4_0) return false;
+    if (f->x.dtype == PC_BF16)
+        pc_cuda_blocks_tensor(f);
+    else if (f->w.dtype == PC_Q8_0)
+        run<34>(f);
     else
-        return false;
+        run<18>(f);
     return true;
 }
 
