@@ -24,27 +24,28 @@ static int by_probability(const void *a, const void *b)
     return (x->id > y->id) - (x->id < y->id);
 }
 
-/* The k first of them by probability, in any order, to the front (Hoare 1961): no two are equal, so these are always the same. */
-static void select_first(candidate *list, int64_t n, int64_t k)
+/* The last of a heap's n by that order stays at its front: sinks list[0] to where it belongs. */
+static void sink(candidate *list, int64_t n)
 {
-    int64_t low = 0, high = n - 1;
-    while (low < high) {
-        const candidate pivot = list[low + (high - low) / 2];
-        int64_t i = low, j = high;
-        while (i <= j) {
-            while (by_probability(&list[i], &pivot) < 0) i++;
-            while (by_probability(&pivot, &list[j]) < 0) j--;
-            if (i > j) break;
-            const candidate t = list[i];
-            list[i++] = list[j];
-            list[j--] = t;
-        }
-        if (k <= j + 1)
-            high = j;
-        else if (k > i)
-            low = i;
-        else
-            return;
+    for (int64_t i = 0, child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && by_probability(&list[child + 1], &list[child]) > 0) child++;
+        if (by_probability(&list[i], &list[child]) >= 0) return;
+        const candidate t = list[i];
+        list[i] = list[child];
+        list[child] = t;
+    }
+}
+
+/* The k largest of V logits, the lower id of two equal ones first; most are passed over after one look. */
+static void select_first(candidate *list, int64_t k, pc_tensor logits, int64_t V)
+{
+    // Before there are k, ones that are behind all logits.
+    for (int64_t i = 0; i < k; i++) list[i] = (candidate){-INFINITY, INT32_MAX};
+    for (int64_t i = 0; i < V; i++) {
+        const candidate c = {element(logits, i), (int32_t)i};
+        if (c.p < list[0].p || by_probability(&c, &list[0]) > 0) continue;
+        list[0] = c;
+        sink(list, k);
     }
 }
 
@@ -69,30 +70,31 @@ pc_status pc_sample_id(int32_t *id, pc_tensor logits, int64_t vocabulary, const 
 
     // Probabilities, times their sum.
     candidate *list = (candidate *)(void *)work;
-    double sum = 0.0;
-    int64_t n = 0;
-    for (int64_t i = 0; i < V; i++) {
-        const double p = exp((element(logits, i) - most) / s->temperature);
-        list[n++] = (candidate){p, (int32_t)i};
-        sum += p;
-    }
     const bool cut_k = s->top_k > 0 && s->top_k < V, cut_p = s->top_p < 1.0;
-    if (cut_p && !cut_k) {
-        // All that are rarer than this have less than 1 - top_p together: they cannot be among the kept.
-        const double rare = (1.0 - s->top_p) * sum / (double)V;
-        int64_t kept = 0;
-        for (int64_t i = 0; i < n; i++)
-            if (list[i].p >= rare) list[kept++] = list[i];
-        n = kept;
-    }
+    double sum = 0.0;
+    int64_t n = cut_k ? s->top_k : V;
     if (cut_k) {
-        select_first(list, n, s->top_k);
-        n = s->top_k;
-    }
-    if (cut_k || cut_p) qsort(list, (size_t)n, sizeof *list, by_probability);
-    if (cut_k) {
-        sum = 0.0;
-        for (int64_t i = 0; i < n; i++) sum += list[i].p;
+        select_first(list, n, logits, V);
+        qsort(list, (size_t)n, sizeof *list, by_probability);
+        for (int64_t i = 0; i < n; i++) {
+            list[i].p = exp((list[i].p - most) / s->temperature);
+            sum += list[i].p;
+        }
+    } else {
+        for (int64_t i = 0; i < V; i++) {
+            const double p = exp((element(logits, i) - most) / s->temperature);
+            list[i] = (candidate){p, (int32_t)i};
+            sum += p;
+        }
+        if (cut_p) {
+            // All that are rarer than this have less than 1 - top_p together: they cannot be among the kept.
+            const double rare = (1.0 - s->top_p) * sum / (double)V;
+            int64_t kept = 0;
+            for (int64_t i = 0; i < n; i++)
+                if (list[i].p >= rare) list[kept++] = list[i];
+            n = kept;
+            qsort(list, (size_t)n, sizeof *list, by_probability);
+        }
     }
     if (cut_p) {
         double reached = 0.0;
