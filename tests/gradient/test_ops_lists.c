@@ -184,6 +184,60 @@ static void as_one(pc_ctx *ctx, const char *how)
            "adamw_list is adamw", how, 0.0);
 }
 
+// A weight and its moments, each a quarter of the way down: whether one goes down says nothing about another, nor about
+// the number behind it.
+static void apart(pc_ctx *ctx, const char *how)
+{
+    enum { W, M, V, NEXT, SIDES };
+    static const char *const names[SIDES] = {"w", "m", "v", "the next w"};
+    static state s;
+    double values[PC_GATE] = {0.0, 0.0, 1.0, 0.0};
+    const pc_tensor gate = pc_view1(values, PC_F64, PC_GATE);
+    const double quarter = 0.25 / 256.0;
+    const pc_adamw by = {.lr = quarter,
+                         .beta1 = 1.0 - quarter,
+                         .beta2 = 1.0 - quarter,
+                         .correct1 = 1.0,
+                         .correct2 = 1.0,
+                         .grad_scale = 1.0};
+    int64_t one[SIDES] = {0}, both[SIDES][SIDES] = {{0}}, three = 0, all = 0;
+    for (uint64_t step = 0; step < 60; step++) {
+        const pc_rng_key key = {.seed = 2, .stream = PC_STREAM_ROUNDING, .step = step};
+        open_state(&s, PC_BF16, false, PC_BF16, PC_F32);
+        for (int64_t i = 0; i < N; i++) {
+            set(s.w, PC_BF16, i, 1.0);
+            set(s.m, PC_BF16, i, 1.0);
+            set(s.v, PC_BF16, i, 1.0);
+            set(s.g, PC_F32, i, 0.0);
+        }
+        for (int p = 0; p < PIECES; p++) s.list[p].lr_scale = s.list[p].decay = 1.0;
+        ctx->grad_ops->adamw_list(ctx, s.list, PIECES, &by, gate, &key);
+        for (int64_t i = 0; i + 1 < N; i++, all++) {
+            const bool low[SIDES] = {number(s.w, PC_BF16, i) < 1.0, number(s.m, PC_BF16, i) < 1.0,
+                                     number(s.v, PC_BF16, i) < 1.0,
+                                     number(s.w, PC_BF16, i + 1) < 1.0};
+            for (int k = 0; k < SIDES; k++) {
+                one[k] += low[k];
+                for (int l = 0; l < k; l++) both[k][l] += low[k] && low[l];
+            }
+            three += low[W] && low[M] && low[V];
+        }
+    }
+    const double n = (double)all;
+    for (int k = 0; k < SIDES; k++)
+        for (int l = 0; l < k; l++) {
+            char what[64];
+            snprintf(what, sizeof what, "%s and %s go down apart from each other", names[l],
+                     names[k]);
+            const double share = (double)both[k][l] / n;
+            expect(fabs(share - (double)one[k] / n * ((double)one[l] / n)) <
+                       4.0 * sqrt(share * (1.0 - share) / n),
+                   what, how, share);
+        }
+    const double share = (double)three / n;
+    expect(fabs(share - 1.0 / 64.0) < 5.0 * sqrt(1.0 / 64.0 / n), "all three", how, share);
+}
+
 // What lies between two neighbours goes to either, in the middle where it lies; other keys, other numbers.
 static void rounding(pc_ctx *ctx, const char *how)
 {
@@ -391,6 +445,7 @@ int main(void)
         steps(&ctx, ctx.grad_ops, how, true);
         as_one(&ctx, how);
         rounding(&ctx, how);
+        apart(&ctx, how);
         gate_values(&ctx, how);
         muon(&ctx, how);
         if (isa >= 0) continue;

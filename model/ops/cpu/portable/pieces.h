@@ -42,8 +42,8 @@ static inline uint32_t rounding_bits(const pc_rng_key *key, int64_t i, int role)
 {
     uint32_t word[4];
     const int64_t group = i / PC_ROUND_GROUP, at = i % PC_ROUND_GROUP;
-    pc_philox(key, (uint64_t)(group * PC_ROUNDS + role), word);
-    return word[at / 2] >> (at % 2 ? 16 : 0) & 0xffffu;
+    pc_philox(key, (uint64_t)group, word);
+    return word[PC_ROUND_WORD(at, role)] >> (at % 2 ? 16 : 0) & 0xffffu;
 }
 
 // Puts a block back that piece_read widened (elsewhere it lies already); `at` is the first's place in the list.
