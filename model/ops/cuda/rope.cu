@@ -1,12 +1,11 @@
 /*
  * rope.cu - rotary positions: pairs (j, j + D/2) of every head turned by the angle of table row pos[n]. Formulas: ops.h.
  *
- * A thread takes eight pairs of a few heads of a row: their angles are read once.
+ * A thread takes eight pairs of a few heads of a row: their angles are read once, and all its numbers are on their way
+ * before the first is needed.
  */
 #include "model/ops/cuda/device.cuh"
 #include "model/ops/cuda/small.cuh"
-
-enum { HEADS = 8 };
 
 template <class T>
 __global__ void turn(T *y, int64_t ys, const T *x, int64_t xs, const float *cosines, const float *sines, const int32_t *pos, int64_t n,
@@ -23,32 +22,62 @@ __global__ void turn(T *y, int64_t ys, const T *x, int64_t xs, const float *cosi
     }
 }
 
+// Eight numbers as they lie. Left to itself the compiler writes some of them word by word.
+template <class T> struct packed8 {
+    uint4 part[sizeof(T) / 2];
+};
+template <class T> __device__ __forceinline__ packed8<T> read8(const T *from)
+{
+    packed8<T> x;
+    for (int k = 0; k < (int)sizeof(T) / 2; k++) x.part[k] = ((const uint4 *)from)[k];
+    return x;
+}
+template <class T> __device__ __forceinline__ void write8(T *to, const float *v)
+{
+    packed8<T> x;
+    put8((T *)&x, v);
+    for (int k = 0; k < (int)sizeof(T) / 2; k++) __stwb((uint4 *)to + k, x.part[k]);
+}
+
+template <class T> struct together {
+    enum { heads = 8 / sizeof(T) };
+};
+
 // n rows' groups of heads by eights of pairs.
 template <class T>
 __global__ void turn8(T *y, int64_t ys, const T *x, int64_t xs, const float *cosines, const float *sines, const int32_t *pos, uint32_t n,
                       uint32_t groups, uint32_t H, uint32_t half, float sign)
 {
+    enum { HEADS = together<T>::heads };
     const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
     const uint32_t eights = half / 8, j = i % eights * 8, rest = i / eights, r = rest / groups, first = rest % groups * HEADS;
-    const uint32_t end = first + HEADS < H ? first + HEADS : H;
+    const T *in = x + r * xs + (int64_t)first * 2 * half + j;
+    packed8<T> a[HEADS], b[HEADS];
+#pragma unroll
+    for (uint32_t h = 0; h < HEADS; h++) {
+        if (first + h >= H) continue;
+        a[h] = read8(in + h * 2 * half);
+        b[h] = read8(in + h * 2 * half + half);
+    }
     float c[8], s[8];
     const int64_t at = (int64_t)pos[r] * half + j;
     get8(c, cosines + at);
     get8(s, sines + at);
     for (int k = 0; k < 8; k++) s[k] *= sign;
-#pragma unroll 4
-    for (uint32_t h = first; h < end; h++) {
-        const int64_t place = (int64_t)h * 2 * half + j;
-        float a[8], b[8], u[8], v[8];
-        get8(a, x + r * xs + place);
-        get8(b, x + r * xs + place + half);
+    T *out = y + r * ys + (int64_t)first * 2 * half + j;
+#pragma unroll
+    for (uint32_t h = 0; h < HEADS; h++) {
+        if (first + h >= H) continue;
+        float u[8], v[8], p[8], q[8];
+        get8(p, (const T *)&a[h]);
+        get8(q, (const T *)&b[h]);
         for (int k = 0; k < 8; k++) {
-            u[k] = a[k] * c[k] - b[k] * s[k];
-            v[k] = b[k] * c[k] + a[k] * s[k];
+            u[k] = p[k] * c[k] - q[k] * s[k];
+            v[k] = q[k] * c[k] + p[k] * s[k];
         }
-        put8(y + r * ys + place, u);
-        put8(y + r * ys + place + half, v);
+        write8(out + h * 2 * half, u);
+        write8(out + h * 2 * half + half, v);
     }
 }
 
@@ -58,7 +87,8 @@ static void run_turn(pc_tensor y, pc_tensor x, pc_tensor cosines, pc_tensor sine
     if (n == 0) return;
     PC_ASSERT(cosines.dtype == PC_F32, "rotary tables of %s", pc_dtype_name(cosines.dtype));
     const int32_t *at = mirrored(pos);
-    const int64_t groups = (H + HEADS - 1) / HEADS, eights = N * groups * (half / 8);
+    const int64_t heads = x.dtype == PC_BF16 ? (int64_t)together<bf16>::heads : (int64_t)together<float>::heads;
+    const int64_t groups = (H + heads - 1) / heads, eights = N * groups * (half / 8);
     if (half % 8 == 0 && by_eights(y) && by_eights(x) && by_eights(cosines) && by_eights(sines) && eights < (int64_t)1 << 31)
         BY_TYPE(x, LAUNCH(turn8<T>, blocks_for(eights, 128), 128, 0, (T *)y.data, y.stride, (const T *)x.data, x.stride,
                           (const float *)cosines.data, (const float *)sines.data, at, (uint32_t)eights, (uint32_t)groups, (uint32_t)H,
