@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with a GPU: builds with CUDA, holds every operation to the portable kernels in double (f32 and bf16), every
 # model of tests/goldens to PyTorch's numbers, short runs of the three stages to the same on the CPU (fp32, bf16 with fp32
-# originals, bf16 alone), and runs stopped and resumed to ones that were not.
+# originals, bf16 alone), and runs stopped and resumed to ones that were not. Kernels are looked at by compute-sanitizer.
 #
 #   scripts/gpu_check.sh [BUILD]     BUILD: a folder already built with -DPERCEPT_CUDA=ON (default: build/cuda, built here)
 set -euo pipefail
@@ -22,6 +22,17 @@ step "operations, 100 shapes each"
 step "the optimiser, every mixture of types"
 "$build/tests/test_cuda_step" >"$work/step.txt" || { grep -v '^ok' "$work/step.txt"; exit 1; }
 tail -1 "$work/step.txt"
+
+step "reads, writes and races of the operations' kernels at small shapes"
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
+if [ -z "$sanitizer" ]; then
+    echo "NOT CHECKED: compute-sanitizer is not there"
+else
+    for tool in memcheck racecheck; do
+        "$sanitizer" --tool $tool --error-exitcode 9 "$build/tests/test_cuda_ops" 1 >"$work/$tool.txt" || { grep -v '^ok' "$work/$tool.txt" | head -40; exit 1; }
+        tail -1 "$work/$tool.txt"
+    done
+fi
 
 step "models against PyTorch's numbers"
 folders=()
