@@ -265,6 +265,15 @@ void pc_linear_act_forward(pc_ctx *ctx, pc_tensor a, pc_tensor z, const pc_linea
     product(ctx, a, z, l, x, PC_NONE, kind);
 }
 
+void pc_linear_act_backward(pc_ctx *ctx, pc_tensor dz, const pc_linear *l, pc_tensor da,
+                            pc_tensor z, pc_act kind)
+{
+    if (l->adapters)
+        ctx->grad_ops->act_backward(ctx, dz, da, z, kind);
+    else
+        ctx->grad_ops->linear_act_backward(ctx, dz, da, z, kind);
+}
+
 void pc_linear_backward(pc_ctx *ctx, pc_tensor dx, pc_linear *l, pc_tensor dy, pc_tensor x)
 {
     check(l, dy, x);

@@ -54,9 +54,12 @@ void pc_linear_params(pc_params *p, pc_linear *l, const char *name, int64_t I, i
                       double std);
 
 void pc_linear_forward(pc_ctx *ctx, pc_tensor y, const pc_linear *l, pc_tensor x, pc_tensor r);
-// z = x W^T + b, a = f(z), in one pass; z is kept for pc_linear_act_backward.
+// z = x W^T + b, a = f(z), in one pass; z is kept for pc_linear_act_backward, in whatever form that takes it (ops.h).
 void pc_linear_act_forward(pc_ctx *ctx, pc_tensor a, pc_tensor z, const pc_linear *l, pc_tensor x,
                            pc_act kind);
+// dz = da f'(z), z as forward left it; dz may be da. pc_linear_backward follows.
+void pc_linear_act_backward(pc_ctx *ctx, pc_tensor dz, const pc_linear *l, pc_tensor da,
+                            pc_tensor z, pc_act kind);
 // dx may be absent. Nothing is computed when no gradient is wanted.
 void pc_linear_backward(pc_ctx *ctx, pc_tensor dx, pc_linear *l, pc_tensor dy, pc_tensor x);
 

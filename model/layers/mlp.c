@@ -54,7 +54,7 @@ void pc_mlp_backward(pc_ctx *ctx, pc_tensor dx, pc_mlp *l, const pc_mlp_kept *ke
         dz = pc_alloc_like(ctx->scratch, kept->z);
         ctx->grad_ops->swiglu_backward(ctx, dz, dh, kept->z);
     } else {
-        ctx->grad_ops->act_backward(ctx, dz, dh, kept->z, l->config.act);
+        pc_linear_act_backward(ctx, dz, &l->up, dh, kept->z, l->config.act);
     }
     pc_linear_backward(ctx, dx, &l->up, dz, x);
     pc_arena_release(ctx->scratch, mark);

@@ -90,7 +90,7 @@ void pc_projector_backward(pc_ctx *ctx, pc_tensor dx, pc_projector *l,
         }
         const pc_tensor dz = pc_alloc_like(ctx->scratch, kept->in[i]);
         pc_linear_backward(ctx, dz, &l->linear[i], dy, kept->in[i]);
-        ctx->grad_ops->act_backward(ctx, dz, dz, kept->z[i - 1], c->act);
+        pc_linear_act_backward(ctx, dz, &l->linear[i - 1], dz, kept->z[i - 1], c->act);
         dy = dz;
     }
     pc_arena_release(ctx->scratch, mark);

@@ -203,7 +203,7 @@ void pc_qwen2_merge_backward(pc_ctx *ctx, pc_tensor dhidden, pc_qwen2_vision *l,
     const pc_tensor da = pc_alloc_like(ctx->scratch, kept->a);
     const pc_tensor dnormed = norm ? pc_alloc_like(ctx->scratch, kept->normed) : PC_NONE;
     pc_linear_backward(ctx, da, &l->merge[1], dy, kept->a);
-    ctx->grad_ops->act_backward(ctx, da, da, kept->z, PC_ACT_GELU);
+    pc_linear_act_backward(ctx, da, &l->merge[0], da, kept->z, PC_ACT_GELU);
     pc_linear_backward(ctx, norm ? pc_reshape2(dnormed, R, M) : PC_NONE, &l->merge[0], da,
                        pc_reshape2(kept->normed, R, M));
     if (norm)

@@ -187,7 +187,7 @@ static void stem_backward(pc_ctx *ctx, pc_vision *l, const pc_vision_kept *kept,
         pc_linear_backward(ctx, dcols, &l->stem[i], dy, kept->cols[i]);
         ctx->grad_ops->im2col_backward(ctx, da, dcols, &kept->conv[i]);
         pc_arena_release(ctx->scratch, mark);
-        ctx->grad_ops->act_backward(ctx, da, da, kept->stem_z[i - 1], l->config.act);
+        pc_linear_act_backward(ctx, da, &l->stem[i - 1], da, kept->stem_z[i - 1], l->config.act);
         dy = da;
     }
 }

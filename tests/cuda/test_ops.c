@@ -185,6 +185,8 @@ static void linear(side *s)
     s->ctx.ops->linear_act_forward(&s->ctx, a, z, x, w, b, f);
     emit(s, "act", a);
     emit(s, "z", z);
+    s->ctx.grad_ops->linear_act_backward(&s->ctx, a, a, z, f);
+    emit(s, "dz", a);
 }
 
 // A matrix in a type of files, the same numbers on both sides.

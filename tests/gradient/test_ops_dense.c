@@ -58,7 +58,7 @@ static double linear_act_run(pc_ctx *ctx, void *arg, bool backward)
     const pc_tensor dz = op_alloc(ctx, 1, PC_DIMS(N, O));
     ctx->ops->linear_act_forward(ctx, a, z, s->x.x, s->w.x, s->b.x, s->kind);
     if (backward) {
-        ctx->grad_ops->act_backward(ctx, dz, s->dy, z, s->kind);
+        ctx->grad_ops->linear_act_backward(ctx, dz, s->dy, z, s->kind);
         ctx->grad_ops->linear_backward(ctx, s->x.g, s->w.g, s->b.g, dz, s->x.x, s->w.x, false);
     }
     return op_dot(a, s->dy);
@@ -225,6 +225,12 @@ static void act_tanh_for_erf(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor 
 {
     opcheck_sound()->act_backward(ctx, dz, da, z, kind == PC_ACT_GELU ? PC_ACT_GELU_TANH : kind);
 }
+static void linear_act_tanh_for_erf(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z,
+                                    pc_act kind)
+{
+    opcheck_sound()->linear_act_backward(ctx, dz, da, z,
+                                         kind == PC_ACT_GELU ? PC_ACT_GELU_TANH : kind);
+}
 static void act_silu_for_quick(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind)
 {
     opcheck_sound()->act_backward(ctx, dz, da, z, kind == PC_ACT_QUICK ? PC_ACT_SILU : kind);
@@ -270,6 +276,7 @@ OP_INSTALL(linear_backward, linear_dx_off)
 OP_INSTALL(linear_backward, linear_dw_overwritten)
 OP_INSTALL(linear_backward, linear_db_first_row_lost)
 OP_INSTALL(act_backward, act_tanh_for_erf)
+OP_INSTALL(linear_act_backward, linear_act_tanh_for_erf)
 OP_INSTALL(act_backward, act_silu_for_quick)
 OP_INSTALL(act_backward, act_relu_passes_all)
 OP_INSTALL(swiglu_backward, swiglu_halves_swapped)
@@ -282,7 +289,7 @@ static const op_mutation mutations[] = {
     {"linear", "dW overwritten", install_linear_dw_overwritten},
     {"linear", "db without its first row", install_linear_db_first_row_lost},
     {"linear_act", "dW overwritten", install_linear_dw_overwritten},
-    {"linear_act", "tanh derivative for erf", install_act_tanh_for_erf},
+    {"linear_act", "tanh derivative for erf", install_linear_act_tanh_for_erf},
     {"act", "tanh derivative for erf", install_act_tanh_for_erf},
     {"act", "SiLU derivative for quick", install_act_silu_for_quick},
     {"act", "ReLU passes all", install_act_relu_passes_all},

@@ -48,8 +48,18 @@ static void test_linear(sides *s)
     const pc_act kind = (pc_act)(seed % 5);
     s->ref.ops->linear_act_forward(&s->ref, a.ref, z.ref, x.ref, w.ref, b.ref, kind);
     s->simd.ops->linear_act_forward(&s->simd, a.simd, z.simd, x.ref, w.ref, b.ref, kind);
-    CHECK(guarded_alike("linear_act z", &z, 1e-6));
     CHECK(guarded_alike("linear_act a", &a, 3e-6));
+    s->ref.grad_ops->linear_act_backward(&s->ref, dy.ref, dy.ref, z.ref, kind);
+    s->simd.grad_ops->linear_act_backward(&s->simd, dy.simd, dy.simd, z.simd, kind);
+    CHECK(guarded_alike("linear_act dz", &dy, 3e-6));
+    pc_ctx infer = s->simd;
+    infer.grad_ops = NULL; // z is z
+    infer.ops->linear_act_forward(&infer, a.simd, z.simd, x.ref, w.ref, b.ref, kind);
+    CHECK(guarded_alike("linear_act z", &z, 1e-6));
+    CHECK(guarded_alike("linear_act a, no gradients", &a, 3e-6));
+    infer.ops->linear_act_forward(&infer, z.simd, z.simd, x.ref, w.ref, b.ref, kind);
+    s->ref.ops->linear_act_forward(&s->ref, z.ref, z.ref, x.ref, w.ref, b.ref, kind);
+    CHECK(guarded_alike("linear_act in place", &z, 3e-6));
     guarded *all[] = {&x, &w, &b, &r, &y, &dy, &dx, &dw, &db, &z, &a};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) guarded_close(all[i]);
 }

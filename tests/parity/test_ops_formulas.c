@@ -65,8 +65,14 @@ static void linear(bench *b)
     ctx->ops->linear_forward(ctx, y, x, w, bias, r);
     expect(b, "linear with bias and residual", y, NUMBERS(8.5, -2.5, 7, -8.25));
     ctx->ops->linear_act_forward(ctx, a, y, x, w, bias, PC_ACT_RELU);
-    expect(b, "linear_act, before", y, NUMBERS(8, -2.5, 7, -8.5));
     expect(b, "linear_act, behind", a, NUMBERS(8, 0, 7, 0));
+    const pc_tensor da = given(b, NUMBERS(3, 4, -5, 6), PC_DIMS(2, 2));
+    ctx->grad_ops->linear_act_backward(ctx, da, da, y, PC_ACT_RELU);
+    expect(b, "linear_act, gradient", da, NUMBERS(3, 0, -5, 0));
+    pc_ctx infer = *ctx;
+    infer.grad_ops = NULL;
+    infer.ops->linear_act_forward(&infer, a, y, x, w, bias, PC_ACT_RELU);
+    expect(b, "linear_act, before", y, NUMBERS(8, -2.5, 7, -8.5));
     const pc_tensor dx = given(b, NULL, PC_DIMS(2, 3)), dw = weight(b, NULL, PC_DIMS(2, 3));
     const pc_tensor db = weight(b, NULL, PC_DIMS(2)),
                     dy = given(b, NUMBERS(1, 0, 2, -1), PC_DIMS(2, 2));

@@ -31,6 +31,12 @@ static void act(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kin
     spoil(dz);
 }
 
+static void linear_act(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind)
+{
+    sound->linear_act_backward(ctx, dz, da, z, kind);
+    spoil(dz);
+}
+
 static void swiglu(pc_ctx *ctx, pc_tensor dgu, pc_tensor dh, pc_tensor gu)
 {
     sound->swiglu_backward(ctx, dgu, dh, gu);
@@ -173,6 +179,7 @@ typedef void install(pc_grad_ops *t);
 #define SABOTAGES(X) \
     X(linear_backward, linear) \
     X(act_backward, act) \
+    X(linear_act_backward, linear_act) \
     X(swiglu_backward, swiglu) \
     X(layernorm_backward, layernorm) \
     X(rmsnorm_backward, rmsnorm) \

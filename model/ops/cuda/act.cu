@@ -26,6 +26,12 @@ void cuda_act_backward(pc_ctx *, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act
     BY_TYPE(dz, BY_KIND(kind, run_each<T, T, T>(dz, da, z, Slope<KIND, fast<T>::yes>())));
 }
 
+// What linear_act leaves is z.
+void cuda_linear_act_backward(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind)
+{
+    cuda_act_backward(ctx, dz, da, z, kind);
+}
+
 // ---- swiglu: h = silu(g) u of rows (g, u) ------------------------------------------------------------
 
 template <bool FAST> struct Gate : Each<Gate<FAST>> {

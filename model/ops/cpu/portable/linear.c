@@ -5,7 +5,7 @@
  *   backward   dx = dy W          overwritten: an activation
  *              dW += dy^T x       accumulated: a parameter; or written, where it is fresh
  *              db += sum_n dy     accumulated; the sum over rows runs in double
- *   linear_act z = x W^T + b,  a = f(z)
+ *   linear_act z = x W^T + b,  a = f(z);  dz = da f'(z)   z stays z
  *
  * Shapes: x (N,I), W (O,I), b (O)?, y and r? (N,O); r may be y. Bias and residual are laid down in y
  * first and the product is added to them.
@@ -106,4 +106,9 @@ void R(linear_act_forward)(pc_ctx *ctx, pc_tensor a, pc_tensor z, pc_tensor x, p
 {
     R(linear_forward)(ctx, z, x, w, b, PC_NONE);
     R(act_forward)(ctx, a, z, kind);
+}
+
+void R(linear_act_backward)(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind)
+{
+    R(act_backward)(ctx, dz, da, z, kind);
 }

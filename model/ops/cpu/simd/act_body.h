@@ -1,5 +1,6 @@
 /*
- * act_body.h - pointwise activations and SwiGLU (formulas: portable/act.c, portable/swiglu.c).
+ * act_body.h - pointwise activations and SwiGLU (formulas: portable/act.c, portable/swiglu.c). linear_act's forward leaves
+ * f'(z) where z was: value and slope share exponential and polynomial, and backward is a product.
  */
 #include "model/ops/cpu/simd/math.h"
 #include "model/ops/cpu/simd/product.h"
@@ -57,6 +58,24 @@ PC_INLINE void act_row(float *a, const float *z, int64_t n, pc_act kind)
     for (; i < n; i += VW) v_store_tail(a + i, n - i, act_value(v_load_tail(z + i, n - i), kind));
 }
 
+// a = f(z), z = f'(z): the numbers that act_row_back would meet.
+PC_INLINE void act_row_slope(float *a, float *z, int64_t n, pc_act kind)
+{
+    int64_t i = 0;
+    for (; i + 2 * VW <= n; i += 2 * VW) {
+        const vf x = v_load(z + i), y = v_load(z + i + VW);
+        v_store(a + i, act_value(x, kind));
+        v_store(a + i + VW, act_value(y, kind));
+        v_store(z + i, act_slope(x, kind));
+        v_store(z + i + VW, act_slope(y, kind));
+    }
+    for (; i < n; i += VW) {
+        const vf x = v_load_tail(z + i, n - i);
+        v_store_tail(a + i, n - i, act_value(x, kind));
+        v_store_tail(z + i, n - i, act_slope(x, kind));
+    }
+}
+
 PC_INLINE void act_row_back(float *dz, const float *da, const float *z, int64_t n, pc_act kind)
 {
     int64_t i = 0;
@@ -72,7 +91,7 @@ PC_INLINE void act_row_back(float *dz, const float *da, const float *z, int64_t 
                      v_mul(v_load_tail(da + i, n - i), act_slope(v_load_tail(z + i, n - i), kind)));
 }
 
-void S(pc_act_row)(float *a, const float *z, int64_t n, pc_act kind)
+static void act_row_of(float *a, const float *z, int64_t n, pc_act kind)
 {
     switch (kind) {
     case PC_ACT_GELU: act_row(a, z, n, PC_ACT_GELU); break;
@@ -81,6 +100,25 @@ void S(pc_act_row)(float *a, const float *z, int64_t n, pc_act kind)
     case PC_ACT_SILU: act_row(a, z, n, PC_ACT_SILU); break;
     case PC_ACT_RELU: act_row(a, z, n, PC_ACT_RELU); break;
     }
+}
+
+static void act_row_slope_of(float *a, float *z, int64_t n, pc_act kind)
+{
+    switch (kind) {
+    case PC_ACT_GELU: act_row_slope(a, z, n, PC_ACT_GELU); break;
+    case PC_ACT_GELU_TANH: act_row_slope(a, z, n, PC_ACT_GELU_TANH); break;
+    case PC_ACT_QUICK: act_row_slope(a, z, n, PC_ACT_QUICK); break;
+    case PC_ACT_SILU: act_row_slope(a, z, n, PC_ACT_SILU); break;
+    case PC_ACT_RELU: act_row_slope(a, z, n, PC_ACT_RELU); break;
+    }
+}
+
+void S(pc_act_row)(float *a, float *z, int64_t n, pc_act kind, bool slope)
+{
+    if (slope)
+        act_row_slope_of(a, z, n, kind);
+    else
+        act_row_of(a, z, n, kind);
 }
 
 static void act_row_backward(float *dz, const float *da, const float *z, int64_t n, pc_act kind)
@@ -104,7 +142,7 @@ static void act_rows(void *arg, int64_t begin, int64_t end, int worker)
     const act_job *j = arg;
     (void)worker;
     for (int64_t n = begin; n < end; n++)
-        S(pc_act_row)(pc_row(j->out, n), pc_row(j->z, n), pc_row_len(j->z), j->kind);
+        act_row_of(pc_row(j->out, n), pc_row(j->z, n), pc_row_len(j->z), j->kind);
 }
 
 void S(act_forward)(pc_ctx *ctx, pc_tensor a, pc_tensor z, pc_act kind)
@@ -130,6 +168,30 @@ void S(act_backward)(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_ac
     PC_SAME("act: columns of da and z", pc_row_len(da), pc_row_len(z));
     act_job job = {dz, da, z, kind};
     pc_parallel(ctx->pool, z.dim[0], pc_row_grain(pc_row_len(z)), act_rows_backward, &job);
+}
+
+static void times_slope(void *arg, int64_t begin, int64_t end, int worker)
+{
+    const act_job *j = arg;
+    const int64_t F = pc_row_len(j->z);
+    (void)worker;
+    for (int64_t n = begin; n < end; n++) {
+        const float *slope = pc_row(j->z, n), *da = pc_row(j->da, n);
+        float *dz = pc_row(j->out, n);
+        for (int64_t f = 0; f < F; f += VW) {
+            v_ask_ahead(slope + f);
+            v_store_tail(dz + f, F - f,
+                         v_mul(v_load_tail(da + f, F - f), v_load_tail(slope + f, F - f)));
+        }
+    }
+}
+
+void S(linear_act_backward)(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind)
+{
+    PC_SAME("linear_act: rows of dz and z", dz.dim[0], z.dim[0]);
+    PC_SAME("linear_act: columns of da and z", pc_row_len(da), pc_row_len(z));
+    act_job job = {dz, da, z, kind};
+    pc_parallel(ctx->pool, z.dim[0], pc_row_grain(pc_row_len(z)), times_slope, &job);
 }
 
 typedef struct swiglu_job {

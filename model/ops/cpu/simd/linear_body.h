@@ -40,6 +40,7 @@ void S(linear_act_forward)(pc_ctx *ctx, pc_tensor a, pc_tensor z, pc_tensor x, p
     p.act = a.data;
     p.ld_act = a.stride;
     p.kind = kind;
+    p.slope = ctx->grad_ops && a.data != z.data;
     S(pc_product)(ctx->pool, &p);
 }
 

@@ -39,6 +39,7 @@ void OVERLAY_GRAD(pc_grad_ops *ops)
 {
     PUT(linear_backward);
     PUT(act_backward);
+    PUT(linear_act_backward);
     PUT(swiglu_backward);
     PUT(layernorm_backward);
     PUT(rmsnorm_backward);

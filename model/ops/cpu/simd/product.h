@@ -1,7 +1,7 @@
 /*
  * product.h - the matrix product of the SIMD kernels, with what follows it done while it is in cache.
  *
- *   C (M,N) = [C +] op(A) op(B) [+ bias] [+ add];   act = f(C)
+ *   C (M,N) = [C +] op(A) op(B) [+ bias] [+ add];   act = f(C), and with `slope` C = f'(C) after that
  *   op(A) (M,K): a[m lda + k], or with trans_a a[k lda + m];  op(B) (K,N) likewise; all row-major
  *
  * Blocks of B are packed into panels that stay in the second-level cache; a register tile runs over
@@ -31,14 +31,15 @@ typedef struct pc_product {
     float *act; // (M,N) or NULL; may be c
     int64_t ld_act;
     pc_act kind;
+    bool slope; // act is not c
 } pc_product;
 
 void pc_product_avx2(pc_pool *pool, const pc_product *p);
 void pc_product_avx512(pc_pool *pool, const pc_product *p);
 
-// f of a row, in registers' reach: a[i] = f(z[i]).
-void pc_act_row_avx2(float *a, const float *z, int64_t n, pc_act kind);
-void pc_act_row_avx512(float *a, const float *z, int64_t n, pc_act kind);
+// f of a row, in registers' reach: a[i] = f(z[i]), and with `slope` z[i] = f'(z[i]); then a may not be z.
+void pc_act_row_avx2(float *a, float *z, int64_t n, pc_act kind, bool slope);
+void pc_act_row_avx512(float *a, float *z, int64_t n, pc_act kind, bool slope);
 
 // Up to PC_THIN rows of A meet PC_THIN_N rows of B at a time, and B is read once: one token through a weight matrix.
 enum { PC_THIN = 8, PC_THIN_N = 4 };

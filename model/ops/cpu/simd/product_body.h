@@ -186,7 +186,8 @@ static void product_block(const pc_product *p, float *space, const span2 *part, 
         }
         if (last && p->act)
             for (int64_t m = 0; m < rows; m++)
-                S(pc_act_row)(p->act + (m0 + m) * p->ld_act + n0, c + m * p->ldc, nc, p->kind);
+                S(pc_act_row)
+                (p->act + (m0 + m) * p->ld_act + n0, c + m * p->ldc, nc, p->kind, p->slope);
     }
 }
 
@@ -276,7 +277,7 @@ static void thin_columns(void *arg, int64_t begin, int64_t end, int worker)
         }
     }
     for (int64_t m = 0; p->act && m < p->M; m++) S(pc_act_row)
-    (p->act + m * p->ld_act + begin, p->c + m * p->ldc + begin, end - begin, p->kind);
+    (p->act + m * p->ld_act + begin, p->c + m * p->ldc + begin, end - begin, p->kind, p->slope);
 }
 
 /* Threads share C out as a grid of row_parts x column_parts, each part computed whole by one. */
