@@ -81,6 +81,8 @@ for stage in pretrain align tune; do
     close_to $stage $stage-bf16 1e-2 # seen: 2.4e-3, 7e-4, 8e-4
     train $stage $stage-again device=cuda precision=bf16
     same $stage-bf16 $stage-again
+    PERCEPT_GPU_GRAPH=0 train $stage $stage-told device=cuda precision=bf16
+    same $stage-bf16 $stage-told
     train $stage $stage-stopped device=cuda precision=bf16 length.steps=15
     train $stage $stage-stopped device=cuda precision=bf16 --resume
     same $stage-bf16 $stage-stopped
@@ -90,7 +92,7 @@ for stage in pretrain align tune; do
     train $stage $stage-narrow-stopped "${narrow[@]}" length.steps=15
     train $stage $stage-narrow-stopped "${narrow[@]}" --resume
     same $stage-narrow $stage-narrow-stopped
-    echo "twice, and stopped and resumed, with fp32 originals and without: the same bytes"
+    echo "twice, without graphs, and stopped and resumed, with fp32 originals and without: the same bytes"
 done
 
 step "what the GPU trained in bf16, asked on the CPU and on the GPU"

@@ -58,6 +58,8 @@ pc_status engine_open(engine *e, pc_model *model, pc_pool *pool, const engine_co
     if (!st)
         st = pc_arena_open_in(&e->whole, "whole batch", backend->memory, sizes->whole,
                               sizes->whole_shared);
+    if (!st) st = pc_repeats_open(&e->repeats, backend->memory, pc_backend_ops(backend));
+    for (int i = 0; i < e->count; i++) e->replicas[i].ctx.repeats = e->repeats;
     if (!st && backend->memory && !(e->loss = backend->memory->get_shared(sizeof *e->loss)))
         st = pc_fail(PC_ERR_MEMORY, "the loss");
     if (st) {
@@ -82,6 +84,7 @@ void engine_close(engine *e)
         free(r->marks);
     }
     free(e->replicas);
+    pc_repeats_close(e->repeats);
     spans_close(&e->spans);
     if (e->loss) e->whole.memory->put_shared(e->loss);
     pc_arena_close(&e->whole);

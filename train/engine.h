@@ -12,6 +12,7 @@
 #ifndef PC_TRAIN_ENGINE_H
 #define PC_TRAIN_ENGINE_H
 
+#include "model/layers/repeat.h"
 #include "model/networks/model.h"
 #include "model/ops/backend.h"
 #include "train/spans.h"
@@ -56,7 +57,8 @@ typedef struct engine {
     spans spans;
     double *loss; // of a device: where objective_step has it, shared with the host
     pc_arena whole;
-    pc_ctx whole_ctx; // all threads, for the whole batch
+    pc_ctx whole_ctx;    // all threads, for the whole batch
+    pc_repeats *repeats; // of a device
 } engine;
 
 // Binds gradients of the trainable parameters (master and replicas). The pool may be NULL: one thread.

@@ -11,6 +11,7 @@
 
 #include <stdlib.h>
 
+#include "model/layers/repeat.h"
 #include "model/layers/taps.h"
 
 void pc_transformer_params(pc_params *p, pc_transformer *l, const pc_transformer_config *c)
@@ -119,9 +120,9 @@ static void block_forward(pc_ctx *ctx, pc_tensor out, pc_tensor h, pc_block_kept
     if (drop && !again) drop_and_add(ctx, out, h, kept->drop_mlp);
 }
 
-pc_tensor pc_transformer_forward(pc_ctx *ctx, pc_transformer_kept *kept, const pc_transformer *l,
-                                 pc_tensor x, const pc_seq *seq, const pc_read *read, pc_kv *kv,
-                                 int64_t stop)
+static pc_tensor stack_forward(pc_ctx *ctx, pc_transformer_kept *kept, const pc_transformer *l,
+                               pc_tensor x, const pc_seq *seq, const pc_read *read, pc_kv *kv,
+                               int64_t stop)
 {
     PC_ASSERT(stop >= 0 && stop <= l->config.L, "%lld of %lld blocks", (long long)stop,
               (long long)l->config.L);
@@ -159,6 +160,63 @@ pc_tensor pc_transformer_forward(pc_ctx *ctx, pc_transformer_kept *kept, const p
         pc_tap_add(ctx, x, "hidden_states.%lld", (long long)i + 1);
     }
     return x;
+}
+
+/* What operations of a stack read beside x: masks by what they say, the rest by where it lies. */
+static void key_of_seq(pc_repeat_key *key, const pc_seq *seq)
+{
+    pc_repeat_mask(key, &seq->mask);
+    pc_repeat_place(key, seq->pos);
+    pc_repeat_place(key, seq->pos_y);
+    pc_repeat_place(key, seq->pos_z);
+    pc_repeat_place(key, seq->rope.cos_table);
+    pc_repeat_place(key, seq->rope.sin_table);
+}
+
+static void key_of_stack(pc_repeat_key *key, bool forward, const pc_transformer *l, pc_tensor x,
+                         const pc_seq *seq)
+{
+    pc_repeat_number(key, forward);
+    pc_repeat_number(key, (int64_t)(intptr_t)l->blocks);
+    pc_repeat_place(key, x);
+    key_of_seq(key, seq);
+}
+
+typedef struct forward_part {
+    pc_transformer_kept *kept;
+    const pc_transformer *l;
+    pc_tensor x, out;
+    const pc_seq *seq;
+    const pc_read *read;
+    int64_t stop;
+} forward_part;
+
+static void run_forward(pc_ctx *ctx, void *arg)
+{
+    forward_part *p = arg;
+    p->out = stack_forward(ctx, p->kept, p->l, p->x, p->seq, p->read, NULL, p->stop);
+}
+
+pc_tensor pc_transformer_forward(pc_ctx *ctx, pc_transformer_kept *kept, const pc_transformer *l,
+                                 pc_tensor x, const pc_seq *seq, const pc_read *read, pc_kv *kv,
+                                 int64_t stop)
+{
+    if (kv || stop == 0 || !pc_repeats_wanted(ctx))
+        return stack_forward(ctx, kept, l, x, seq, read, kv, stop);
+    forward_part p = {kept, l, x, PC_NONE, seq, read, stop};
+    pc_repeat_key key = {.words = 0};
+    key_of_stack(&key, true, l, x, seq);
+    pc_repeat_number(&key, stop);
+    if (read) { // few queries are told where their mask lies
+        pc_repeat_place(&key, read->rows);
+        key_of_seq(&key, &read->seq);
+        pc_repeat_place(&key, read->seq.mask.lo);
+        pc_repeat_place(&key, read->seq.mask.hi);
+        pc_repeat_place(&key, read->seq.mask.plo);
+        pc_repeat_place(&key, read->seq.mask.phi);
+    }
+    pc_repeated(ctx, &key, run_forward, &p);
+    return p.out;
 }
 
 /*
@@ -213,6 +271,84 @@ static void recompute(pc_ctx *ctx, pc_block_kept *block, const pc_block *b, cons
     ctx->taps = taps;
 }
 
+/* Blocks begin .. end-1, the highest first: its gradient comes in dy, the others' in `all`, the lowest's goes to dx. */
+typedef struct backward_part {
+    pc_tensor dx, dy, all;
+    pc_transformer *l;
+    const pc_transformer_kept *kept;
+    const pc_seq *seq;
+    int64_t begin, end;
+    bool fresh; // no matrix' gradient holds anything yet (linear.h)
+} backward_part;
+
+static pc_linear *matrix_of(pc_block *b, int i)
+{
+    pc_linear *const all[] = {&b->attn.qkv, &b->attn.out, &b->mlp.up, &b->mlp.down};
+    return all[i];
+}
+
+enum { MATRICES = 4 };
+
+/* Whether the gradients of all matrices hold nothing, or all something; false where it is some of them. */
+static bool alike(backward_part *p)
+{
+    int fresh = 0, held = 0;
+    for (int64_t b = p->begin; b < p->end; b++)
+        for (int i = 0; i < MATRICES; i++) {
+            const pc_linear *m = matrix_of(&p->l->blocks[b], i);
+            if (!pc_present(m->weight.g)) continue;
+            fresh += m->fresh_from == 0 && m->fresh_to == m->O;
+            held += m->fresh_from >= m->fresh_to;
+            if (m->fresh_from < m->fresh_to && m->fresh_to - m->fresh_from < m->O) return false;
+        }
+    p->fresh = fresh > 0;
+    return fresh == 0 || held == 0;
+}
+
+static void run_backward(pc_ctx *ctx, void *arg)
+{
+    const backward_part *p = arg;
+    const pc_transformer_kept *kept = p->kept;
+    pc_transformer *l = p->l;
+    for (int64_t b = p->begin; b < p->end && p->fresh; b++) // may be run again
+        for (int i = 0; i < MATRICES; i++) {
+            pc_linear *m = matrix_of(&l->blocks[b], i);
+            m->fresh_from = 0;
+            m->fresh_to = pc_present(m->weight.g) ? m->O : 0;
+        }
+    for (int64_t i = p->end - 1; i >= p->begin; i--) {
+        const bool last = i == kept->stop - 1;
+        const pc_read *read = last && kept->reads ? &kept->read : NULL;
+        const size_t mark = pc_arena_mark(ctx->scratch);
+        pc_block_kept block = kept->blocks[i];
+        if (l->config.recompute == PC_RECOMPUTE_BLOCK)
+            recompute(ctx, &block, &l->blocks[i], p->seq, read);
+        block_backward(ctx, i > p->begin ? p->all : p->dx, i < p->end - 1 ? p->all : p->dy,
+                       &l->blocks[i], &block, p->seq, read);
+        pc_arena_release(ctx->scratch, mark);
+    }
+}
+
+static void repeated_backward(pc_ctx *ctx, backward_part *p)
+{
+    if (p->begin >= p->end) return;
+    if (!pc_repeats_wanted(ctx) || !alike(p)) {
+        p->fresh = false;
+        run_backward(ctx, p);
+        return;
+    }
+    pc_repeat_key key = {.words = 0};
+    key_of_stack(&key, false, p->l, p->dy, p->seq);
+    pc_repeat_place(&key, p->dx);
+    pc_repeat_place(&key, p->all);
+    pc_repeat_number(&key, p->begin);
+    pc_repeat_number(&key, p->end);
+    pc_repeat_number(&key, p->fresh);
+    pc_repeat_bytes(&key, p->kept->blocks + p->begin,
+                    (size_t)(p->end - p->begin) * sizeof *p->kept->blocks);
+    pc_repeated(ctx, &key, run_backward, p);
+}
+
 void pc_transformer_backward(pc_ctx *ctx, pc_tensor dx, pc_transformer *l,
                              const pc_transformer_kept *kept, pc_tensor dy, const pc_seq *seq)
 {
@@ -224,17 +360,15 @@ void pc_transformer_backward(pc_ctx *ctx, pc_tensor dx, pc_transformer *l,
     pc_tensor all = kept->reads ? dx : dy;
     if (kept->reads && !pc_present(dx) && kept->stop - 1 > lowest)
         all = pc_alloc_like(ctx->scratch, kept->blocks[kept->stop - 1].x);
-    for (int64_t i = kept->stop - 1; i >= lowest; i--) {
-        const bool last = i == kept->stop - 1;
-        const pc_read *read = last && kept->reads ? &kept->read : NULL;
-        const size_t mark = pc_arena_mark(ctx->scratch);
-        pc_block_kept block = kept->blocks[i];
-        if (l->config.recompute == PC_RECOMPUTE_BLOCK)
-            recompute(ctx, &block, &l->blocks[i], seq, read);
-        block_backward(ctx, i > lowest ? all : dx, last ? dy : all, &l->blocks[i], &block, seq,
-                       read);
-        pc_arena_release(ctx->scratch, mark);
+    backward_part p = {dx, dy, all, l, kept, seq, lowest, kept->stop, false};
+    if (kept->reads && kept->stop > lowest) { // the last block by itself: the host reads its rows
+        backward_part top = p;
+        top.begin = p.end = kept->stop - 1;
+        if (p.end > lowest) top.dx = all;
+        run_backward(ctx, &top);
+        p.dy = all;
     }
+    repeated_backward(ctx, &p);
     pc_arena_release(ctx->scratch, outer);
     const bool untouched = kept->stop == lowest && pc_present(dx) && dx.data != dy.data;
     if (untouched) ctx->ops->copy_forward(ctx, dx, dy);

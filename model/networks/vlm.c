@@ -41,11 +41,14 @@ pc_tensor pc_vlm_forward(pc_ctx *ctx, pc_vlm_kept *kept, const pc_vlm *l, const 
                         .pos = pc_place(ctx, b->pos),
                         .pos_y = pc_place(ctx, b->pos_y),
                         .pos_z = pc_place(ctx, b->pos_z)};
+    // Below what is as long as the text: so a tower's passes lie where they lay (layers/repeat.h). Inference gives them back.
+    const bool pictures = b->pictures.count > 0, first = pictures && ctx->grad_ops;
+    pc_tensor features = first ? pc_vlm_features_forward(ctx, kept, l, &b->pictures) : PC_NONE;
     kept->x = pc_alloc2(ctx->act, ctx->real, b->N, l->config.decoder.C);
     const size_t mark = pc_arena_mark(ctx->act);
     ctx->ops->embedding_forward(ctx, kept->x, pc_place(ctx, b->ids), l->decoder.tokens.w);
-    if (b->pictures.count > 0) {
-        const pc_tensor features = pc_vlm_features_forward(ctx, kept, l, &b->pictures);
+    if (pictures) {
+        if (!first) features = pc_vlm_features_forward(ctx, kept, l, &b->pictures);
         ctx->ops->splice_forward(ctx, kept->x, features, pc_place(ctx, b->image_rows));
         if (!ctx->grad_ops) pc_arena_release(ctx->act, mark);
     }
@@ -83,6 +86,9 @@ void pc_vlm_loss_backward(pc_ctx *ctx, pc_tensor nll, pc_vlm *l, const pc_vlm_ke
     const bool rows = sequence || pc_norm_trains(&l->decoder.norm_final) ||
                       pc_transformer_trains(&l->decoder.blocks, l->config.decoder.L);
     const size_t mark = pc_arena_mark(ctx->scratch);
+    // First, for the same reason as in the forward pass.
+    const pc_tensor dfeatures = features ? pc_alloc_like(ctx->scratch, kept->features) : PC_NONE;
+    const size_t behind = pc_arena_mark(ctx->scratch);
     const pc_tensor d = rows ? pc_alloc_like(ctx->scratch, kept->normed) : PC_NONE;
 
     const double flops = ctx->flops;
@@ -93,8 +99,8 @@ void pc_vlm_loss_backward(pc_ctx *ctx, pc_tensor nll, pc_vlm *l, const pc_vlm_ke
     if (pc_present(l->decoder.tokens.g))
         ctx->grad_ops->embedding_backward(ctx, l->decoder.tokens.g, d, pc_place(ctx, b->ids));
     if (features) {
-        const pc_tensor dfeatures = pc_alloc_like(ctx->scratch, kept->features);
         ctx->grad_ops->splice_backward(ctx, dfeatures, d, pc_place(ctx, b->image_rows));
+        pc_arena_release(ctx->scratch, behind);
         pc_vlm_features_backward(ctx, l, kept, &b->pictures, dfeatures);
     }
     pc_arena_release(ctx->scratch, mark);

@@ -295,10 +295,11 @@ struct pc_ctx {
     pc_arena
         *scratch; // inside one call. A kernel's workspace comes from here too, in the amount its
     // *_workspace() function (ops/cpu/workspace.h) states: the dry table takes as much
-    struct pc_taps *taps;   // NULL, or where named activations go (layers/taps.h)
-    double flops;           // the dry backend counts here
-    double dropout;         // probability in residual branches; 0 outside training
-    double adapter_dropout; // probability in front of low-rank adapters; 0 outside training
+    struct pc_taps *taps;       // NULL, or where named activations go (layers/taps.h)
+    struct pc_repeats *repeats; // NULL, or what a device was told before (layers/repeat.h)
+    double flops;               // the dry backend counts here
+    double dropout;             // probability in residual branches; 0 outside training
+    double adapter_dropout;     // probability in front of low-rank adapters; 0 outside training
     pc_rng_key dropout_key; // step is advanced by each dropout call of a forward pass (low 16 bits)
 };
 

@@ -47,6 +47,8 @@ enum { SHAPE_OTHER, SHAPE_FULL, SHAPE_CAUSAL };
 
 // The lists of a mask over N query rows. They are kept: a mask that holds what an earlier one held costs a comparison.
 sights sights_of(const pc_mask *mask, int64_t N);
+// Whether they are there and will stay where they are, for a recording.
+bool sights_stay(const pc_mask *mask, int64_t N);
 
 __device__ __forceinline__ bool sees(int4 row, int key)
 {

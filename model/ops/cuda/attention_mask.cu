@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEPT = 8 }; // masks: towers, decoder, rows read, and those of a batch in between
+enum { LOOSE = 8, PINNED = 24, KEPT = LOOSE + PINNED }; // masks: towers, decoder, rows read, and those of a batch in between
 
 typedef struct kept_mask {
     int64_t S, N;
@@ -21,6 +21,7 @@ typedef struct kept_mask {
     size_t device_room;
     sights lists;
     uint64_t used;
+    bool pinned; // recordings read it: it stays
 } kept_mask;
 
 static kept_mask kept[KEPT];
@@ -251,17 +252,37 @@ static void list(kept_mask *k, const pc_mask *m, int64_t N)
     }
 }
 
+bool sights_stay(const pc_mask *mask, int64_t N)
+{
+    static int pinned;
+    for (int i = 0; i < KEPT; i++) {
+        if (!holds(&kept[i], mask, N)) continue;
+        if (!kept[i].pinned && pinned < PINNED) {
+            kept[i].pinned = true;
+            pinned++;
+        }
+        return kept[i].pinned;
+    }
+    return false;
+}
+
 sights sights_of(const pc_mask *mask, int64_t N)
 {
-    kept_mask *oldest = &kept[0];
+    kept_mask *oldest = NULL, *empty = NULL;
+    int loose = 0;
     calls++;
     for (int i = 0; i < KEPT; i++) {
-        if (holds(&kept[i], mask, N)) {
-            kept[i].used = calls;
-            return kept[i].lists;
+        kept_mask *k = &kept[i];
+        if (holds(k, mask, N)) {
+            k->used = calls;
+            return k->lists;
         }
-        if (kept[i].used < oldest->used) oldest = &kept[i];
+        if (!k->copy) empty = empty ? empty : k;
+        if (!k->copy || k->pinned) continue;
+        loose++;
+        if (!oldest || k->used < oldest->used) oldest = k;
     }
+    if (loose < LOOSE && empty) oldest = empty;
     remember(oldest, mask, N);
     list(oldest, mask, N);
     oldest->used = calls;

@@ -89,8 +89,10 @@ void *pc_cuda_workspace(size_t bytes)
         pc_cuda_decline();
         return workspace;
     }
-    CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
-    CHECK_CUDA(cudaFree(workspace));
+    if (!pc_cuda_recorded_any()) { // recordings go on with the old one, which is lost to others then
+        CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
+        CHECK_CUDA(cudaFree(workspace));
+    }
     workspace_size = (bytes + 0x1fffff) & ~(size_t)0x1fffff;
     CHECK_CUDA(cudaMalloc(&workspace, workspace_size));
     return workspace;
@@ -101,8 +103,11 @@ void *pc_cuda_staged(size_t bytes)
     bytes = (bytes + 255) / 256 * 256;
     PC_ASSERT(bytes <= PART, "%zu bytes staged at once", bytes);
     if (pc_cuda_recording()) { // what the host writes now would stand in every repeat
+        static void *spare; // written and never read
         pc_cuda_decline();
-        return staged;
+        if (!spare) spare = malloc(PART);
+        PC_ASSERT(spare, "no memory for %zu bytes", bytes);
+        return spare;
     }
     if (staged_used + bytes > PART) {
         CHECK_CUDA(cudaEventRecord(staged_left[staged_part], pc_cuda_stream));

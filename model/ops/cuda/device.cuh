@@ -34,9 +34,10 @@ static inline const int32_t *mirrored(pc_tensor index)
 }
 
 // Work noted down to be done many times (record.cu): nothing may be waited for meanwhile. A launch that depends on what the
-// host would have to read says so: then there is no such recording.
+// host would have to read says so: then there is no such recording. PERCEPT_GPU_GRAPH=0: there is none at all.
 bool pc_cuda_recording(void);
 void pc_cuda_decline(void);
+bool pc_cuda_recorded_any(void); // what a recording may read must stay where it is
 bool pc_cuda_record(void);
 void *pc_cuda_recorded(void);
 void pc_cuda_replay(void *graph);

@@ -10,11 +10,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool recording, declined;
+static bool recording, declined, recorded;
+
+static bool graphs_wanted(void)
+{
+    static int wanted = -1;
+    const char *text = wanted < 0 ? getenv("PERCEPT_GPU_GRAPH") : NULL;
+    if (wanted < 0) wanted = !(text && !strcmp(text, "0"));
+    return wanted;
+}
 
 bool pc_cuda_recording(void)
 {
     return recording;
+}
+
+bool pc_cuda_recorded_any(void)
+{
+    return recorded;
 }
 
 void pc_cuda_decline(void)
@@ -25,6 +38,7 @@ void pc_cuda_decline(void)
 bool pc_cuda_record(void)
 {
     PC_ASSERT(!recording, "a recording within a recording%s", "");
+    if (!graphs_wanted()) return false;
     declined = false;
     CHECK_CUDA(cudaStreamBeginCapture(pc_cuda_stream, cudaStreamCaptureModeRelaxed));
     recording = true;
@@ -39,6 +53,7 @@ void *pc_cuda_recorded(void)
     CHECK_CUDA(cudaStreamEndCapture(pc_cuda_stream, &graph));
     if (!declined) CHECK_CUDA(cudaGraphInstantiate(&out, graph, 0));
     CHECK_CUDA(cudaGraphDestroy(graph));
+    recorded = recorded || out;
     return out;
 }
 
@@ -65,14 +80,6 @@ typedef struct repeat {
 
 static repeat repeats[REPEATS];
 static int repeat_count;
-
-static bool graphs_wanted(void)
-{
-    static int wanted = -1;
-    const char *text = wanted < 0 ? getenv("PERCEPT_GPU_GRAPH") : NULL;
-    if (wanted < 0) wanted = !(text && !strcmp(text, "0"));
-    return wanted;
-}
 
 void pc_cuda_repeated(const pc_cuda_call *call, void (*tell)(const pc_cuda_call *call))
 {
