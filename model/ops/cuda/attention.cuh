@@ -4,6 +4,7 @@
  *   attention.cu                which kernel a call goes to; attention_plain.cuh: f32, and shapes the others refuse
  *   attention_tensor.cu         bf16 forward on tensor cores; attention_tensor_backward.cu its backward
  *   attention_short.cu          bf16 forward of whole short sequences, heads of 64, on Hopper; attention_short_backward.cu
+ *   attention_long.cu           the same of wide heads on Hopper, attention_long_backward.cu its backward
  *   attention_few.cu            forward of a few query rows a sequence over many keys, split by keys
  *   attention_mask.cu           the lists below
  */
@@ -22,7 +23,7 @@ typedef struct granule {
 } granule;
 
 // A block's work: query rows (up to SPANS granules of one sequence) and the one or two disjoint ranges of keys that any
-// of them sees; or key rows, which meet query granules [first[0], last[0]).
+// of them sees; or key rows, which meet `count` of the query granules [first[0], last[0]).
 typedef struct task {
     int32_t begin, end;
     int32_t first[2], last[2];
@@ -31,12 +32,14 @@ typedef struct task {
 
 enum { SPANS = 3 };
 
-// A mask on the device. Rows hold (lo, hi, plo, phi); where the two intervals touch they are one, the row's own.
+// A mask on the device. Rows hold (lo, hi, plo, phi); where the two intervals touch they are one, the row's own. Behind the
+// last of them there is room for the rows of a task.
 typedef struct sights {
     const int4 *rows;
     const granule *granules;
     const task *queries[SPANS], *keys[SPANS]; // by 1, 2, 3 granules
-    int query_count[SPANS], key_count[SPANS];
+    int query_count[SPANS], key_count[SPANS], granule_count;
+    int seen; // keys that a granule's rows see between them, on average
     // Of masks in which every sequence sees itself, all of it (FULL) or up to the row itself (CAUSAL).
     int shape;
     const int32_t *offsets; // (S+1)
@@ -74,6 +77,9 @@ bool attention_tensor_backward(pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tens
 bool attention_short_forward(pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k, pc_tensor v, const pc_mask *mask, double scale);
 bool attention_short_backward(pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor dout, pc_tensor q, pc_tensor k, pc_tensor v,
                               pc_tensor o, pc_tensor lse, const pc_mask *mask, double scale);
+bool attention_long_forward(pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k, pc_tensor v, const pc_mask *mask, double scale);
+bool attention_long_backward(pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor dout, pc_tensor q, pc_tensor k, pc_tensor v,
+                             pc_tensor o, pc_tensor lse, const pc_mask *mask, double scale);
 bool attention_few_forward(pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k, pc_tensor v, const pc_mask *mask, double scale);
 
 #endif

@@ -163,7 +163,9 @@ static int key_tasks(task *out, const granule *all, int first, int count, int32_
         for (int i = first; i < first + count; i++) {
             const granule *g = all + i;
             const bool meet = (g->first[0] < t.end && t.begin < g->last[0]) || (g->first[1] < t.end && t.begin < g->last[1]);
-            if (meet) widen(&t.first[0], &t.last[0], i, i + 1);
+            if (!meet) continue;
+            widen(&t.first[0], &t.last[0], i, i + 1);
+            t.count++;
         }
         out[n++] = t;
     }
@@ -186,6 +188,20 @@ static int shape_of(const pc_mask *m, const parts *p)
     return full ? SHAPE_FULL : causal ? SHAPE_CAUSAL : SHAPE_OTHER;
 }
 
+// Of all sequences together the longest first, too; of equals the first.
+static int longer_query(const void *a, const void *b)
+{
+    const task *x = (const task *)a, *y = (const task *)b;
+    const int64_t more = work(y) - work(x);
+    return more > 0 ? 1 : more < 0 ? -1 : x->granule - y->granule;
+}
+
+static int longer_key(const void *a, const void *b)
+{
+    const task *x = (const task *)a, *y = (const task *)b;
+    return x->count != y->count ? y->count - x->count : x->begin - y->begin;
+}
+
 static size_t whole(size_t bytes)
 {
     return (bytes + 255) / 256 * 256;
@@ -205,7 +221,7 @@ static void list(kept_mask *k, const pc_mask *m, int64_t N)
         }
     }
     size_t at = 0, at_rows = at, at_offsets, at_granules, at_queries[SPANS], at_keys[SPANS];
-    at += whole((size_t)(N + 1) * sizeof(int4));
+    at += whole((size_t)(N + SPANS * GRANULE) * sizeof(int4)); // read by blocks
     at_offsets = at;
     at += whole((size_t)(m->S + 1) * sizeof(int32_t));
     at_granules = at;
@@ -242,7 +258,15 @@ static void list(kept_mask *k, const pc_mask *m, int64_t N)
             l->key_count[i] += key_tasks((task *)(host + at_keys[i]) + l->key_count[i], g, first, made - first, ko[s], ko[s + 1], i + 1);
         }
     }
+    for (int i = 0; i < SPANS; i++) {
+        qsort(host + at_queries[i], (size_t)k->lists.query_count[i], sizeof(task), longer_query);
+        qsort(host + at_keys[i], (size_t)k->lists.key_count[i], sizeof(task), longer_key);
+    }
     CHECK_CUDA(cudaMemcpyAsync(device, host, at, cudaMemcpyHostToDevice, pc_cuda_stream));
+    int64_t seen = 0;
+    for (int i = 0; i < made; i++) seen += g[i].last[0] - g[i].first[0] + g[i].last[1] - g[i].first[1];
+    k->lists.granule_count = made;
+    k->lists.seen = made > 0 ? (int)(seen / made) : 0;
     k->lists.rows = (const int4 *)(device + at_rows);
     k->lists.offsets = (const int32_t *)(device + at_offsets);
     k->lists.granules = (const granule *)(device + at_granules);
