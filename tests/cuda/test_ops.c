@@ -452,6 +452,54 @@ static void attention_short(side *s)
     emit(s, "dv", dx[2]);
 }
 
+// More blocks of rows and heads than a card has processors, of wide heads: some blocks take several, of several lengths.
+static void attention_long(side *s)
+{
+    static const int64_t widths[] = {104, 112, 128, 128};
+    const int64_t D = widths[draw(s, 4)], S = 1 + (int64_t)draw(s, 3),
+                  shared = 1 + (int64_t)draw(s, 3), G = (16 + (int64_t)draw(s, 16)) / shared,
+                  H = G * shared;
+    const int kind_of = (int)draw(s, 4);
+    int64_t lengths[3], N = 0;
+    for (int64_t i = 0; i < S; i++)
+        N += lengths[i] = 1 + (int64_t)draw(s, i == 0 && draw(s, 4) == 0 ? 900 : 300);
+    pc_mask m;
+    pc_mask_ragged(&m, &s->act, lengths, 0, S, kind_of != 1);
+    if (kind_of >= 2) {
+        m.plo = pc_alloc1(&s->act, PC_I32, N);
+        m.phi = pc_alloc1(&s->act, PC_I32, N);
+        for (int64_t i = 0, n = 0; i < S; i++) {
+            const int64_t first = n, image = lengths[i] / 4, last = image + lengths[i] / 3;
+            for (int64_t t = 0; t < lengths[i]; t++, n++) {
+                pc_i32(m.plo)[n] = pc_i32(m.phi)[n] = (int32_t)first;
+                if (kind_of == 2 && t >= image && t < last) // an image's rows see each other
+                    pc_i32(m.hi)[n] = (int32_t)(first + last);
+                if (kind_of == 3) { // a window, and the first row
+                    pc_i32(m.phi)[n] = (int32_t)(first + (t > 0));
+                    if (t > 90) pc_i32(m.lo)[n] = (int32_t)(n - 90);
+                }
+            }
+        }
+    }
+    const pc_tensor qkv = NORMAL(s, ROWS, N, (H + 2 * G) * D),
+                    dqkv = NORMAL(s, ROWS, N, (H + 2 * G) * D);
+    const pc_tensor o = NORMAL(s, ROWS, N, H, D), dout = NORMAL(s, ROWS, N, H, D),
+                    lse = NORMAL(s, WIDE, N, H);
+    pc_tensor x[3], dx[3];
+    const int64_t at[] = {0, H, H + G, H + 2 * G};
+    for (int i = 0; i < 3; i++) {
+        x[i] = pc_as_heads(pc_cols(qkv, at[i] * D, at[i + 1] * D), D);
+        dx[i] = pc_as_heads(pc_cols(dqkv, at[i] * D, at[i + 1] * D), D);
+    }
+    const double scale = 1.0 / sqrt((double)D);
+    s->ctx.ops->attention_forward(&s->ctx, o, lse, x[0], x[1], x[2], &m, scale);
+    s->ctx.grad_ops->attention_backward(&s->ctx, dx[0], dx[1], dx[2], dout, x[0], x[1], x[2], o,
+                                        lse, &m, scale);
+    emit(s, "o", o);
+    emit(s, "lse", lse);
+    emit(s, "dqkv", dqkv);
+}
+
 // A few query rows a sequence over a cache: each sees a part of its sequence's rows, some a prefix before.
 static void attention_cache(side *s)
 {
@@ -880,6 +928,7 @@ int main(int argc, char **argv)
         {"attention", attention, 1e-2},
         {"tiles", attention_tiles, 1e-2},
         {"short", attention_short, 1e-2},
+        {"long", attention_long, 1e-2},
         {"cache", attention_cache, 1e-2},
         {"relative", relative, 1e-2},
         {"rows", rows, 1e-2},
