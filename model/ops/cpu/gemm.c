@@ -7,8 +7,9 @@
 
 #include "model/ops/cpu/gemm.h"
 
-// Pieces of C are multiples of this many rows or columns: OpenBLAS works in blocks of that order.
-enum { GEMM_GRAIN = 32 };
+// Pieces of C are multiples of this many rows or columns, of what OpenBLAS's kernels take at once: they never cut one.
+// Rows are cut finely so that pieces are alike: 800 of them are twice 400, not 416 and 384.
+enum { ROW_GRAIN = 8, COLUMN_GRAIN = 32 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -60,7 +61,10 @@ static void gemm(pc_pool *pool, gemm_job *j)
     if (j->M == 0 || j->N == 0) return;
     pthread_once(&once, one_blas_thread);
     j->by_rows = j->M >= j->N;
-    pc_parallel(pool, j->by_rows ? j->M : j->N, GEMM_GRAIN, gemm_piece, j);
+    if (j->by_rows)
+        pc_parallel(pool, j->M, ROW_GRAIN, gemm_piece, j);
+    else
+        pc_parallel(pool, j->N, COLUMN_GRAIN, gemm_piece, j);
 }
 
 void pc_gemm_f32(pc_pool *pool, bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K,
