@@ -1,11 +1,14 @@
 /*
  * test_repeat.c - parts of a pass that come again (layers/repeat.h), on a device that only counts: what is told, what is
- * noted down, what is replayed, and what arenas and the host's own work look like after each.
+ * noted down, what is replayed, and what arenas and the host's own work look like after each; then a stack of blocks, whose
+ * operations are the CPU's: told and noted down they are done, replayed they are not, and what they made is there still.
  */
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/layers/mask.h"
 #include "model/layers/repeat.h"
+#include "model/layers/transformer.h"
 #include "tests/support/check.h"
 
 static struct {
@@ -13,8 +16,12 @@ static struct {
     bool recording, able, declines;
 } device = {.able = true};
 
+// What a part consumes: what is noted down in vain on a device is not done, while here it is.
+static float *consumed, before[64];
+
 static bool record(void)
 {
+    if (consumed) memcpy(before, consumed, sizeof before);
     device.recording = device.able;
     device.records += device.able;
     return device.able;
@@ -22,6 +29,7 @@ static bool record(void)
 static void *recorded(void)
 {
     device.recording = false;
+    if (consumed && device.declines) memcpy(consumed, before, sizeof before);
     return device.declines ? NULL : &device;
 }
 static void replay(void *recording)
@@ -163,8 +171,141 @@ static void test_unable(void)
     pc_repeats_close(none);
 }
 
+// ---- a stack of blocks ---------------------------------------------------------------------------
+
+enum { L = 2, C = 8, F = 12, ROWS = 8 };
+
+typedef struct stack {
+    bench b;
+    pc_arena weights, grads, hold;
+    pc_params params;
+    pc_transformer t;
+    pc_seq seq;
+    pc_tensor x, w, dy, y;
+} stack;
+
+static void open_stack(stack *s)
+{
+    const pc_transformer_config config = {.L = L,
+                                          .C = C,
+                                          .H = 2,
+                                          .G = 2,
+                                          .D = C / 2,
+                                          .F = F,
+                                          .norm = PC_LAYERNORM,
+                                          .eps = 1e-5,
+                                          .act = PC_ACT_GELU,
+                                          .std = 0.5,
+                                          .out_std = 0.5,
+                                          .fc_std = 0.5};
+    const int64_t lengths[2] = {2, ROWS - 2};
+    *s = (stack){.params = {0}};
+    open_bench(&s->b);
+    pc_arena_close(&s->b.act);
+    pc_arena_close(&s->b.scratch);
+    CHECK(!pc_arena_open(&s->b.act, "act", 1 << 20) &&
+          !pc_arena_open(&s->b.scratch, "scratch", 1 << 20));
+    CHECK(!pc_arena_open(&s->weights, "weights", 1 << 16) &&
+          !pc_arena_open(&s->grads, "grads", 1 << 16));
+    CHECK(!pc_arena_open(&s->hold, "hold", 1 << 16));
+    pc_transformer_params(&s->params, &s->t, &config);
+    CHECK(!pc_params_end(&s->params));
+    pc_params_bind_weights(&s->params, &s->weights, PC_F32);
+    pc_params_init(&s->params, 3);
+    pc_params_bind_grads(&s->params, &s->grads, PC_F32);
+    pc_mask_ragged(&s->seq.mask, &s->hold, lengths, 0, 2, false);
+    s->x = pc_alloc2(&s->hold, PC_F32, ROWS, C);
+    s->w = pc_alloc_like(&s->hold, s->x);
+    s->dy = pc_alloc2(&s->hold, PC_F32, ROWS, C);
+    const pc_rng_key key = {.seed = 5, .stream = PC_STREAM_TEST};
+    for (int i = 0; i < ROWS * C; i++) {
+        ((float *)s->x.data)[i] = (float)pc_rng_normal(&key, (uint64_t)i);
+        ((float *)s->w.data)[i] = (float)pc_rng_normal(&key, (uint64_t)(1000 + i));
+    }
+}
+
+static void close_stack(stack *s)
+{
+    close_bench(&s->b);
+    pc_transformer_close(&s->t);
+    pc_params_close(&s->params);
+    pc_arena_close(&s->weights);
+    pc_arena_close(&s->grads);
+    pc_arena_close(&s->hold);
+}
+
+static void pass(stack *s, bool fresh)
+{
+    pc_ctx *ctx = &s->b.ctx;
+    pc_transformer_kept kept;
+    pc_arena_release(ctx->act, 0);
+    pc_arena_release(ctx->scratch, 0);
+    memcpy(s->dy.data, s->w.data, ROWS * C * sizeof(float)); // backward consumes it
+    if (fresh) pc_grads_begin(ctx, &s->params);
+    s->y = pc_transformer_forward(ctx, &kept, &s->t, s->x, &s->seq, NULL, NULL, L);
+    pc_transformer_backward(ctx, PC_NONE, &s->t, &kept, s->dy, &s->seq);
+    pc_grads_end(ctx, &s->params);
+}
+
+// Of the matrices' gradients the distance from `by` times those given, summed up; taken when none are given.
+static double off(const stack *s, float *given, float by, bool take)
+{
+    double sum = 0.0;
+    for (int64_t b = 0; b < L; b++) {
+        const pc_block *k = &s->t.blocks[b];
+        const pc_tensor g[4] = {k->attn.qkv.weight.g, k->attn.out.weight.g, k->mlp.up.weight.g,
+                                k->mlp.down.weight.g};
+        for (int m = 0; m < 4; m++)
+            for (int64_t i = 0; i < pc_numel(g[m]); i++, given++) {
+                const float v = ((const float *)g[m].data)[i];
+                if (take) *given = v;
+                sum += take ? (double)(v * v) : (double)((v - by * *given) * (v - by * *given));
+            }
+    }
+    return sum;
+}
+
+static void test_stack(void)
+{
+    static float given[L * (4 * C * C + 2 * C * F)];
+    stack s;
+    open_stack(&s);
+    pass(&s, true);
+    CHECK(device.records == 0 && off(&s, given, 1.0f, true) > 1.0);
+    const void *y = s.y.data;
+    const size_t used = s.b.act.used;
+    pass(&s, true);
+    CHECK(device.records == 2 && device.replays == 2 && off(&s, given, 1.0f, false) == 0.0);
+    for (int i = 0; i < 2;
+         i++) { // done by none: what is there is the last time's, and not taken for nothing
+        pass(&s, true);
+        CHECK(device.records == 2 && device.replays == 4 + 2 * i &&
+              off(&s, given, 1.0f, false) == 0.0);
+        CHECK(s.y.data == y && s.b.act.used == used && s.b.scratch.used == 0);
+    }
+    pass(&s, false); // a second micro-batch of a step: gradients are added to
+    CHECK(device.records == 2 && device.replays == 7 && off(&s, given, 2.0f, false) < 1e-9);
+    pc_i32(s.seq.mask.lo)[1] = 1; // another mask
+    pass(&s, true);
+    CHECK(device.replays == 9 && device.records == 4 && off(&s, given, 1.0f, false) > 1e-6);
+    close_stack(&s);
+
+    open_stack(&s); // noted down in vain: told once more, and written once more
+    device.declines = true;
+    consumed = s.dy.data;
+    pass(&s, true);
+    CHECK(off(&s, given, 1.0f, false) == 0.0);
+    for (int i = 0; i < 3; i++) {
+        pass(&s, true);
+        CHECK(device.records == 2 && device.replays == 0 && off(&s, given, 1.0f, false) == 0.0);
+    }
+    consumed = NULL;
+    close_stack(&s);
+}
+
 int main(void)
 {
+    test_stack();
     test_again();
     test_others();
     test_unable();
