@@ -23,6 +23,7 @@ typedef enum recipe_kept { KEPT_FP32, KEPT_BF16 } recipe_kept; // also master: f
 typedef enum recipe_precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 } recipe_precision;
 typedef enum recipe_change { CHANGE_AUTO, CHANGE_FROZEN, CHANGE_FULL, CHANGE_LORA } recipe_change;
 typedef enum recipe_bad { BAD_ERROR, BAD_SKIP } recipe_bad;
+typedef enum recipe_stem { STEM_RANDOM, STEM_WHITENED } recipe_stem;
 typedef enum recipe_fit { FIT_AUTO, FIT_PAD, FIT_CROP, FIT_SQUASH } recipe_fit;
 typedef enum recipe_filter { FILTER_AUTO, FILTER_BILINEAR, FILTER_BICUBIC } recipe_filter;
 typedef enum recipe_optimizer { OPTIM_ADAMW, OPTIM_MUON } recipe_optimizer;

@@ -33,7 +33,8 @@
 #define RECIPE_MODEL_KEYS(X)                                                                                           \
     X(TEXT, from,        "\"\"", 0, 0, "", "checkpoint to start from: a native .h5 or a Hugging Face directory")       \
     X(TREE, shape,       "null", 0, 0, "", "description of a new model, instead of `from`; keys below")                \
-    X(TEXT, vision_from, "\"\"", 0, 0, "", "two-tower checkpoint whose vision tower goes into the new model of `shape`")
+    X(TEXT, vision_from, "\"\"", 0, 0, "", "two-tower checkpoint whose vision tower goes into the new model of `shape`") \
+    X(CHOICE, stem,      "random", 0, 0, "random|whitened", "first weights of a new tower's first layer; whitened: random ones before pixels that patches of the training images have taught to differ alike in every direction. For few images: see optim.lr_scale.stem")
 
 #define RECIPE_MODEL_TRAIN_KEYS(X)                                                                                     \
     X(CHOICE, vision,    "auto", 0, 0, "auto|frozen|full|lora", "the vision tower; auto: trained in pretrain, frozen in align and tune. lora: adapters alone") \
@@ -106,6 +107,7 @@
 
 #define RECIPE_LR_SCALE_KEYS(X)                                                                                        \
     X(REAL, vision,    "1.0", 0, 1000, "", "multiplies lr for the vision tower")                                       \
+    X(REAL, stem,      "1.0", 0, 1000, "", "multiplies it once more for the tower's first layer; 0: that one stays as it began") \
     X(REAL, text,      "1.0", 0, 1000, "", "multiplies lr for the text tower")                                         \
     X(REAL, projector, "1.0", 0, 1000, "", "multiplies lr for the projector")                                          \
     X(REAL, decoder,   "1.0", 0, 1000, "", "multiplies lr for the decoder")

@@ -111,6 +111,10 @@ pc_status recipe_validate(recipe *r)
     if (*r->model.vision_from && stage == STAGE_PRETRAIN)
         REFUSE("model.vision_from is for align and tune; pretrain goes on with `from`");
 
+    if (r->model.stem == STEM_WHITENED && (!r->model.shape || *r->model.vision_from))
+        REFUSE("model.stem: whitened is for a new tower; %s brings its own",
+               *r->model.from ? "model.from" : "model.vision_from");
+
     if (r->data.train.count == 0) REFUSE("data.train: expected at least one source, seen none");
     if (r->model.shape && !*r->text.tokenizer && !r->tokenizer.vocab)
         REFUSE("data.text.tokenizer: a new model needs one: a path, or {train: {vocab: 1024}}");

@@ -10,6 +10,7 @@
  *   plan.h           bytes and FLOPs before step 1; plan_fit.c: what to change when they do not fit
  *   run.h            run_model.c: model, tokenizer, image settings; run_adapters.c: low-rank adapters; run.c: data, plan, engine, optimiser
  *   state.h          the run's folder, its checkpoints, and what resume needs
+ *   whiten.h         a new tower whose first layer sees pixels whitened
  *   augment.h        training images, varied
  *   validation.h     loss, answers and retrieval on held-out data
  *   preview.h        the first batch as text, its supervised part marked

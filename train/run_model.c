@@ -9,6 +9,7 @@
 
 #include "data/images/visual.h"
 #include "model/core/file.h"
+#include "train/whiten.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -269,6 +270,20 @@ static pc_status choose_image(run *u)
     return PC_OK;
 }
 
+// model.stem: whitened.
+static pc_status whiten(run *u)
+{
+    const pc_model_config *c = &u->model->config;
+    pc_vision *tower = c->kind == PC_MODEL_CLIP ? &u->model->clip.vision : &u->model->vlm.vision;
+    pc_status st;
+    if (u->image.kind != PC_IMAGE_SQUARE || tower->stems == 0)
+        st = pc_fail(PC_ERR_INPUT, "it is for a tower of square images");
+    else
+        st = whiten_stem(tower, &u->train, &u->image, u->recipe->data.on_bad_sample == BAD_SKIP,
+                         (uint64_t)u->recipe->top.seed);
+    return pc_context(st, "model.stem: whitened");
+}
+
 static pc_status check_kind(const run *u)
 {
     const pc_model_config *c = &u->bundle.model.config;
@@ -369,6 +384,7 @@ pc_status run_open_model(run *u, const char *last)
         return pc_fail(PC_ERR_INPUT, "'%s' holds no tokenizer: give data.text.tokenizer",
                        r->model.from);
     if ((st = check_kind(u)) || (st = check_tokens(u)) || (st = choose_image(u)) ||
+        (!last && r->model.stem == STEM_WHITENED && (st = whiten(u))) ||
         (!last && (st = run_add_adapters(u))))
         return st;
     return write_texts(u, last != NULL);
@@ -412,6 +428,9 @@ pc_status run_set_modules(run *u)
     // of adapters hands on is adapters alone.
     pc_params_train(p, "", any_full(u));
     set_module(u, "vision", r->train.vision, r->lr_scale.vision);
+    for (int i = 0; i < p->count; i++)
+        if (!strncmp(p->list[i].name, "vision.stem.0.", 14))
+            p->list[i].lr_scale *= r->lr_scale.stem;
     set_module(u, "text", r->train.text, r->lr_scale.text);
     set_module(u, "projector", r->train.projector, r->lr_scale.projector);
     set_module(u, "decoder", r->train.decoder, r->lr_scale.decoder);

@@ -19,6 +19,7 @@ typedef enum pc_stream {
     PC_STREAM_TEST,
     PC_STREAM_ADAPTER,  // step: optimiser step << 16 | number of the adapter
     PC_STREAM_ROUNDING, // step: update of the optimiser
+    PC_STREAM_PATCHES,  // step: image looked at before training
 } pc_stream;
 
 typedef struct pc_rng_key {
