@@ -308,8 +308,10 @@ static int *counters(int64_t count)
     static int *zeros;
     static int64_t room;
     if (count <= room) return zeros;
-    CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
-    CHECK_CUDA(cudaFree(zeros));
+    if (!pc_cuda_recorded_any()) { // as with the workspace
+        CHECK_CUDA(cudaStreamSynchronize(pc_cuda_stream));
+        CHECK_CUDA(cudaFree(zeros));
+    }
     room = count < 4096 ? 4096 : 2 * count;
     CHECK_CUDA(cudaMalloc((void **)&zeros, (size_t)room * sizeof *zeros));
     CHECK_CUDA(cudaMemsetAsync(zeros, 0, (size_t)room * sizeof *zeros, pc_cuda_stream));
