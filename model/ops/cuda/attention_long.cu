@@ -4,8 +4,8 @@
  * 64 GROUPS query rows stay, N keys and values pass by. The scores of a tile stand before the product of the tile in front
  * with its values, so that the latter runs while a group computes exponentials; it is waited for before sums are scaled.
  *
- * On an H100, 4 sequences of 2048, 32 heads of 128: causal 0.29 ms, 470 TFLOP/s (attention_tensor.cu: 0.46 ms, 300); without
- * a mask 0.49 ms, 563 TFLOP/s (0.72 ms, 381).
+ * On an H100, 4 sequences of 2048, 32 heads of 128: causal 0.29 ms, 478 TFLOP/s (attention_tensor.cu: 0.46 ms, 302); without
+ * a mask 0.48 ms, 568 TFLOP/s (0.73 ms, 377).
  */
 #include "model/ops/cuda/attention_long.cuh"
 
@@ -146,7 +146,7 @@ template <int N> __device__ __forceinline__ void weigh(running &r, float (&s)[N 
     }
 }
 
-template <int N, int GROUPS, int STAGES>
+template <int N, int GROUPS, int STAGES, bool TURNS>
 __device__ __forceinline__ void meet_keys(const places &x, rows_memory<N, GROUPS, STAGES> m, belt<STAGES> b, bf16 *o, int64_t os, float *lse)
 {
     typedef rows_memory<N, GROUPS, STAGES> memory;
@@ -154,14 +154,13 @@ __device__ __forceinline__ void meet_keys(const places &x, rows_memory<N, GROUPS
     const int own_row = group * 64 + (int)(threadIdx.x % GROUP) / 32 * 16 + lane / 4;
     const uint32_t Q = m.base + (uint32_t)(group * 64 * LINE);
     const float by = x.z.scale * LOG2E;
-    reader<STAGES> r;
+    reader<STAGES, GROUPS, TURNS> r;
     r.start(b);
     for (;;) {
         float sum[WIDE / 8][4], s[N / 8][4];
         uint32_t a[N / 16][4];
         running run = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}, {0.0f, 0.0f}};
-        r.wait();
-        int flags = common(word_at(m.said(r.place)));
+        int flags = r.take(m.said(r.place));
         if (flags & EXIT) return;
 #pragma unroll
         for (int j = 0; j < WIDE / 8; j++)
@@ -202,6 +201,7 @@ __device__ __forceinline__ void meet_keys(const places &x, rows_memory<N, GROUPS
             } else {
                 int held;
                 score();
+                r.begun();
                 products_wait<true, 0>();
                 hold<true>(s);
                 hide();
@@ -213,8 +213,7 @@ __device__ __forceinline__ void meet_keys(const places &x, rows_memory<N, GROUPS
                     held = r.place;
                     if (next) {
                         r.step();
-                        r.wait();
-                        flags = common(word_at(m.said(r.place)));
+                        flags = r.take(m.said(r.place));
                         next = flags & ANY << group;
                     }
                     hold<true>(sum);
@@ -227,6 +226,7 @@ __device__ __forceinline__ void meet_keys(const places &x, rows_memory<N, GROUPS
                     score();
                     gather<N>(sum, a, values);
                     products_end<true>();
+                    r.begun();
                     products_wait<true, 1>();
                     hold<true>(s);
                     hide();
@@ -243,10 +243,7 @@ __device__ __forceinline__ void meet_keys(const places &x, rows_memory<N, GROUPS
             }
             more = !(flags & LAST);
             r.step();
-            if (more) {
-                r.wait();
-                flags = common(word_at(m.said(r.place)));
-            }
+            if (more) flags = r.take(m.said(r.place));
         }
         const int4 own = words_at(b.said());
         const int n = own.x + own_row;
@@ -263,7 +260,7 @@ __device__ __forceinline__ void meet_keys(const places &x, rows_memory<N, GROUPS
     }
 }
 
-template <int N, int GROUPS, int STAGES>
+template <int N, int GROUPS, int STAGES, bool TURNS>
 static __global__ void __launch_bounds__((GROUPS + 1) * GROUP, 1) attend(const __grid_constant__ places x, bf16 *o, int64_t os, float *lse)
 {
     if constexpr (!HAS_WGMMA) return;
@@ -276,7 +273,7 @@ static __global__ void __launch_bounds__((GROUPS + 1) * GROUP, 1) attend(const _
         if (threadIdx.x < 32) feed_keys<N, GROUPS, STAGES>(x, m, b);
     } else {
         more_registers<GROUPS == 2 ? 240 : 160>();
-        meet_keys<N, GROUPS, STAGES>(x, m, b, o, os, lse);
+        meet_keys<N, GROUPS, STAGES, TURNS>(x, m, b, o, os, lse);
     }
 }
 
@@ -286,7 +283,7 @@ typedef struct operands {
     heads z;
 } operands;
 
-template <int N, int GROUPS, int STAGES> static void launch(const operands *x)
+template <int N, int GROUPS, int STAGES, bool TURNS> static void launch(const operands *x)
 {
     const int count = x->see.query_count[GROUPS - 1], total = count * (int)x->z.H;
     if (total == 0) return;
@@ -302,7 +299,7 @@ template <int N, int GROUPS, int STAGES> static void launch(const operands *x)
                       x->see.rows,
                       x->z,
                       order_of(count, x->z.H, processors(), counter)};
-    auto *kernel = attend<N, GROUPS, STAGES>;
+    auto *kernel = attend<N, GROUPS, STAGES, TURNS>;
     LAUNCH_LONG(kernel, total, (GROUPS + 1) * GROUP, (rows_memory<N, GROUPS, STAGES>::BYTES), p, (bf16 *)x->o.data, x->o.stride,
                 (float *)x->lse.data);
 }
@@ -315,9 +312,9 @@ bool attention_long_forward(pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k
     if (q.dim[0] == 0 || k.dim[0] == 0) return false;
     const operands x = {o, lse, q, k, v, sights_of(mask, q.dim[0]), {H, k.dim[1], D, (float)scale}};
     if (x.see.seen >= MANY_KEYS)
-        launch<128, 2, 3>(&x);
+        launch<128, 2, 3, true>(&x);
     else
-        launch<64, 3, 5>(&x);
+        launch<64, 3, 5, false>(&x);
     return true;
 }
 

@@ -215,10 +215,11 @@ template <int STAGES> struct feeder {
     }
 };
 
-// A computing group's end: the place in use, and what its note says.
-template <int STAGES> struct reader {
+// A computing group's end: the place in use, and what its note says. With TURNS groups begin their products one after the
+// other, tile by tile, so that those of one run while another computes exponentials.
+template <int STAGES, int GROUPS, bool TURNS> struct reader {
     belt<STAGES> b;
-    int place;
+    int place, group;
     uint32_t parity, own;
 
     __device__ __forceinline__ void start(belt<STAGES> belt_)
@@ -226,10 +227,22 @@ template <int STAGES> struct reader {
         b = belt_;
         place = 0;
         parity = own = 0;
+        group = common((int)threadIdx.x / GROUP) - 1;
+        if (TURNS && group == GROUPS - 1) asm volatile("bar.arrive %0, 256;" ::"r"(1) : "memory"); // the first group begins
     }
-    __device__ __forceinline__ void wait() const
+    // The note of the tile at hand, when it is there and it is this group's turn to begin its products.
+    __device__ __forceinline__ int take(uint32_t said) const
     {
         barrier_wait(b.full(place), parity);
+        const int flags = common(word_at(said));
+        if (TURNS && (!(flags & EXIT) || group == 0)) asm volatile("bar.sync %0, 256;" ::"r"(1 + group) : "memory");
+        if (!(flags & (ANY << group | EXIT))) begun();
+        return flags;
+    }
+    // They have begun, or are none: the next group's turn.
+    __device__ __forceinline__ void begun() const
+    {
+        if (TURNS) asm volatile("bar.arrive %0, 256;" ::"r"(group + 1 == GROUPS ? 1 : 2 + group) : "memory");
     }
     __device__ __forceinline__ void step()
     {

@@ -13,6 +13,7 @@
  * without a mask 1.80 ms, 383 TFLOP/s (2.38 ms, 289).
  */
 #include "model/ops/cuda/attention_long.cuh"
+#include "model/ops/cuda/decode.cuh"
 
 // l and delta of a granule's rows, as a lane reads them: of rows 8 j + 2 q and the next, all j, then those of the next q.
 enum { FOUR = 16 * 4 + 16, SUMS = 4 * FOUR }; // bytes of one q's, banks apart; of all l, before all delta
@@ -187,7 +188,7 @@ template <int STAGES> __device__ __forceinline__ void feed_queries(const places 
     barrier_arrive(b.full(f.place));
 }
 
-template <int STAGES>
+template <int STAGES, bool TURNS>
 __device__ __forceinline__ void meet_queries(const places &x, keys_memory<STAGES> m, belt<STAGES> b, bf16 *dk, int64_t dks, bf16 *dv, int64_t dvs)
 {
     typedef keys_memory<STAGES> memory;
@@ -195,12 +196,11 @@ __device__ __forceinline__ void meet_queries(const places &x, keys_memory<STAGES
     const int own_row = group * 64 + (int)(threadIdx.x % GROUP) / 32 * 16 + lane / 4;
     const uint32_t K = m.k() + (uint32_t)(group * 64 * LINE), V = m.v() + (uint32_t)(group * 64 * LINE);
     const float by = x.z.scale * LOG2E;
-    reader<STAGES> r;
+    reader<STAGES, 2, TURNS> r;
     r.start(b);
     for (;;) {
         float ak[WIDE / 8][4], av[WIDE / 8][4], s[8][4], p[8][4];
-        r.wait();
-        int flags = common(word_at(m.said(r.place)));
+        int flags = r.take(m.said(r.place));
         if (flags & EXIT) return;
 #pragma unroll
         for (int j = 0; j < WIDE / 8; j++)
@@ -219,6 +219,7 @@ __device__ __forceinline__ void meet_queries(const places &x, keys_memory<STAGES
             }
             scores<64, 128, 64>(p, V, tile + memory::TILE);
             products_end<true>();
+            r.begun();
         };
         for (bool more = true; more;) {
             if (!(flags & ANY << group)) {
@@ -280,15 +281,16 @@ __device__ __forceinline__ void meet_queries(const places &x, keys_memory<STAGES
                     products_wait<true, 0>(); // of dv, whose registers are needed
                     hold<true>(av);
                     as_left<64>(a, s);
+                    held = r.place;
+                    const bool last = flags & LAST;
+                    if (!last) {
+                        r.step();
+                        flags = r.take(m.said(r.place));
+                    }
                     products_begin<true>();
                     gather<64>(ak, a, tile);
                     products_end<true>();
-                    held = r.place;
-                    if (flags & LAST) break;
-                    r.step();
-                    r.wait();
-                    flags = common(word_at(m.said(r.place)));
-                    if (!(flags & ANY << group)) break;
+                    if (last || !(flags & ANY << group)) break;
                     begin(false, held);
                 }
                 products_wait<true, 0>();
@@ -299,10 +301,7 @@ __device__ __forceinline__ void meet_queries(const places &x, keys_memory<STAGES
             }
             more = !(flags & LAST);
             r.step();
-            if (more) {
-                r.wait();
-                flags = common(word_at(m.said(r.place)));
-            }
+            if (more) flags = r.take(m.said(r.place));
         }
         const int4 own = words_at(b.said());
         const int key = own.x + own_row;
@@ -312,7 +311,7 @@ __device__ __forceinline__ void meet_queries(const places &x, keys_memory<STAGES
     }
 }
 
-template <int STAGES>
+template <int STAGES, bool TURNS>
 static __global__ void __launch_bounds__(3 * GROUP, 1) by_keys(const __grid_constant__ places x, bf16 *dk, int64_t dks, bf16 *dv, int64_t dvs)
 {
     if constexpr (!HAS_WGMMA) return;
@@ -325,7 +324,8 @@ static __global__ void __launch_bounds__(3 * GROUP, 1) by_keys(const __grid_cons
         if (threadIdx.x == 0) feed_queries<STAGES>(x, m, b);
     } else {
         more_registers<240>();
-        meet_queries<STAGES>(x, m, b, dk, dks, dv, dvs);
+        meet_queries<STAGES, TURNS>(x, m, b, dk, dks, dv, dvs);
+        behind_others(); // by_queries: blocks have begun where it had left a processor
     }
 }
 
@@ -430,7 +430,7 @@ __device__ __forceinline__ float number_at(uint32_t at)
     return __int_as_float(word_at(at));
 }
 
-template <int N, int GROUPS, int STAGES>
+template <int N, int GROUPS, int STAGES, bool TURNS>
 __device__ __forceinline__ void meet_keys(const places &x, queries_memory<N, GROUPS, STAGES> m, belt<STAGES> b, bf16 *dq, int64_t dqs)
 {
     typedef queries_memory<N, GROUPS, STAGES> memory;
@@ -438,12 +438,11 @@ __device__ __forceinline__ void meet_keys(const places &x, queries_memory<N, GRO
     const int own_row = group * 64 + (int)(threadIdx.x % GROUP) / 32 * 16 + lane / 4;
     const uint32_t Q = m.q() + (uint32_t)(group * 64 * LINE), DO = m.dout() + (uint32_t)(group * 64 * LINE);
     const float by = x.z.scale * LOG2E;
-    reader<STAGES> r;
+    reader<STAGES, GROUPS, TURNS> r;
     r.start(b);
     for (;;) {
         float sum[WIDE / 8][4], s[N / 8][4], p[N / 8][4];
-        r.wait();
-        int flags = common(word_at(m.said(r.place)));
+        int flags = r.take(m.said(r.place));
         if (flags & EXIT) return;
 #pragma unroll
         for (int j = 0; j < WIDE / 8; j++)
@@ -464,6 +463,7 @@ __device__ __forceinline__ void meet_keys(const places &x, queries_memory<N, GRO
             }
             scores<N, memory::QUERIES, N>(p, DO, tile + memory::TILE);
             products_end<true>();
+            r.begun();
         };
         for (bool more = true; more;) {
             if (!(flags & ANY << group)) {
@@ -502,15 +502,16 @@ __device__ __forceinline__ void meet_keys(const places &x, queries_memory<N, GRO
                         for (int c = 0; c < 4; c++) s[j][c] *= p[j][c] - (c < 2 ? d0 : d1);
                     uint32_t a[N / 16][4];
                     as_left<N>(a, s);
+                    held = r.place;
+                    const bool last = flags & LAST;
+                    if (!last) {
+                        r.step();
+                        flags = r.take(m.said(r.place));
+                    }
                     products_begin<true>();
                     gather<N>(sum, a, tile);
                     products_end<true>();
-                    held = r.place;
-                    if (flags & LAST) break;
-                    r.step();
-                    r.wait();
-                    flags = common(word_at(m.said(r.place)));
-                    if (!(flags & ANY << group)) break;
+                    if (last || !(flags & ANY << group)) break;
                     begin(false, held);
                 }
                 products_wait<true, 0>();
@@ -520,10 +521,7 @@ __device__ __forceinline__ void meet_keys(const places &x, queries_memory<N, GRO
             }
             more = !(flags & LAST);
             r.step();
-            if (more) {
-                r.wait();
-                flags = common(word_at(m.said(r.place)));
-            }
+            if (more) flags = r.take(m.said(r.place));
         }
         const int4 own = words_at(b.said());
         r.done(b.own_empty());
@@ -531,12 +529,13 @@ __device__ __forceinline__ void meet_keys(const places &x, queries_memory<N, GRO
     }
 }
 
-template <int N, int GROUPS, int STAGES>
+template <int N, int GROUPS, int STAGES, bool TURNS>
 static __global__ void __launch_bounds__((GROUPS + 1) * GROUP, 1) by_queries(const __grid_constant__ places x, bf16 *dq, int64_t dqs)
 {
     if constexpr (!HAS_WGMMA) return;
     extern __shared__ unsigned char shared[];
     const queries_memory<N, GROUPS, STAGES> m = {tiles_begin(shared)};
+    let_others_begin();
     const belt<STAGES> b = {m.barriers()};
     b.open(GROUPS * GROUP / 32);
     if (threadIdx.x < GROUP) {
@@ -544,7 +543,7 @@ static __global__ void __launch_bounds__((GROUPS + 1) * GROUP, 1) by_queries(con
         if (threadIdx.x == 0) feed_keys<N, GROUPS, STAGES>(x, m, b);
     } else {
         more_registers<GROUPS == 2 ? 240 : 160>();
-        meet_keys<N, GROUPS, STAGES>(x, m, b, dq, dqs);
+        meet_keys<N, GROUPS, STAGES, TURNS>(x, m, b, dq, dqs);
     }
 }
 
@@ -558,7 +557,7 @@ typedef struct operands {
     heads z;
 } operands;
 
-template <int N, int GROUPS, int STAGES> static void launch_queries(const operands *x)
+template <int N, int GROUPS, int STAGES, bool TURNS> static void launch_queries(const operands *x)
 {
     const int count = x->see.query_count[GROUPS - 1], total = count * (int)x->z.H;
     if (total == 0) return;
@@ -575,11 +574,11 @@ template <int N, int GROUPS, int STAGES> static void launch_queries(const operan
                       x->see.granule_count,
                       x->z,
                       order_of(count, x->z.H, processors(), x->counters)};
-    auto *kernel = by_queries<N, GROUPS, STAGES>;
+    auto *kernel = by_queries<N, GROUPS, STAGES, TURNS>;
     LAUNCH_LONG(kernel, total, (GROUPS + 1) * GROUP, (queries_memory<N, GROUPS, STAGES>::BYTES), p, (bf16 *)x->dq.data, x->dq.stride);
 }
 
-template <int STAGES> static void launch_keys(const operands *x)
+template <int STAGES, bool TURNS> static void launch_keys(const operands *x)
 {
     const int count = x->see.key_count[1], total = count * (int)x->z.G;
     if (total == 0) return;
@@ -596,8 +595,12 @@ template <int STAGES> static void launch_keys(const operands *x)
                       x->see.granule_count,
                       x->z,
                       order_of(count, x->z.G, processors(), x->counters + 1)};
-    auto *kernel = by_keys<STAGES>;
-    LAUNCH_LONG(kernel, total, 3 * GROUP, keys_memory<STAGES>::BYTES, p, (bf16 *)x->dk.data, x->dk.stride, (bf16 *)x->dv.data, x->dv.stride);
+    auto *kernel = by_keys<STAGES, TURNS>;
+    constexpr int BYTES = keys_memory<STAGES>::BYTES;
+    static const cudaError_t grown = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES);
+    CHECK_CUDA(grown);
+    launch_early(x->see.query_count[0] > 0, kernel, dim3((unsigned)(total < processors() ? total : processors())), dim3(3 * GROUP), BYTES, p,
+                 (bf16 *)x->dk.data, x->dk.stride, (bf16 *)x->dv.data, x->dv.stride);
 }
 
 bool attention_long_backward(pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor dout, pc_tensor q, pc_tensor k, pc_tensor v, pc_tensor o,
@@ -616,9 +619,9 @@ bool attention_long_backward(pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor
     LAUNCH(fold, blocks_for(count * GRANULE * H * 8), THREADS, 0, sums, x.counters, see.granules, count, (const float *)lse.data,
            (const bf16 *)o.data, o.stride, (const bf16 *)dout.data, dout.stride, H, D);
     if (see.seen >= MANY_KEYS)
-        launch_queries<128, 2, 2>(&x);
+        launch_queries<128, 2, 2, false>(&x);
     else
-        launch_queries<64, 3, 3>(&x);
-    launch_keys<4>(&x);
+        launch_queries<64, 3, 3, false>(&x);
+    launch_keys<4, true>(&x);
     return true;
 }
