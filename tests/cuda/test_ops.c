@@ -880,6 +880,47 @@ static double error_of(side *gpu, side *cpu, int i)
     return low > 0.0 ? sqrt(top / low) : sqrt(top);
 }
 
+static void run_side(side *s, void (*f)(side *), uint64_t seed)
+{
+    pc_arena_release(&s->act, 0);
+    pc_arena_release(&s->scratch, 0);
+    s->ctx.act = &s->act;
+    s->ctx.scratch = &s->scratch;
+    s->key = (pc_rng_key){.seed = seed, .stream = PC_STREAM_TEST};
+    s->drawn = 0;
+    s->outs = 0;
+    f(s);
+}
+
+static size_t bytes_of(pc_tensor x)
+{
+    return (size_t)pc_numel(x) * pc_dtype_size(x.dtype);
+}
+
+// How many of a case's results are not the same bytes when it runs again.
+static int differing(side *gpu, void (*run)(side *), uint64_t seed)
+{
+    unsigned char *first[EMITS];
+    int differ = 0;
+    for (int i = 0; i < gpu->outs; i++) {
+        if (!(first[i] = malloc(bytes_of(gpu->out[i]) + 1))) abort();
+        gpu->act.memory->copy(first[i], gpu->out[i].data, bytes_of(gpu->out[i]));
+    }
+    gpu->act.memory->wait();
+    run_side(gpu, run, seed);
+    for (int i = 0; i < gpu->outs; i++) {
+        const size_t bytes = bytes_of(gpu->out[i]);
+        unsigned char *again = malloc(bytes + 1);
+        if (!again) abort();
+        gpu->act.memory->copy(again, gpu->out[i].data, bytes);
+        gpu->act.memory->wait();
+        differ += memcmp(again, first[i], bytes) != 0;
+        free(again);
+        free(first[i]);
+    }
+    return differ;
+}
+
 static void open_side(side *s, bool gpu, bool half)
 {
     *s = (side){.gpu = gpu, .half = half};
@@ -895,18 +936,6 @@ static void open_side(side *s, bool gpu, bool half)
                       .real = !gpu   ? PC_F64
                               : half ? PC_BF16
                                      : PC_F32};
-}
-
-static void run_side(side *s, void (*f)(side *), uint64_t seed)
-{
-    pc_arena_release(&s->act, 0);
-    pc_arena_release(&s->scratch, 0);
-    s->ctx.act = &s->act;
-    s->ctx.scratch = &s->scratch;
-    s->key = (pc_rng_key){.seed = seed, .stream = PC_STREAM_TEST};
-    s->drawn = 0;
-    s->outs = 0;
-    f(s);
 }
 
 int main(int argc, char **argv)
@@ -960,6 +989,10 @@ int main(int argc, char **argv)
             for (int r = 0; r < repeats; r++) {
                 run_side(&gpu, cases[c].run, (uint64_t)(SEED + r));
                 run_side(&cpu, cases[c].run, (uint64_t)(SEED + r));
+                const int differ = differing(&gpu, cases[c].run, (uint64_t)(SEED + r));
+                if (differ && bad++ < 5)
+                    printf("FAILED %s, seed %d: %d results differ from run to run\n", cases[c].name,
+                           SEED + r, differ);
                 for (int i = 0; i < gpu.outs; i++) {
                     const double e = error_of(&gpu, &cpu, i);
                     if (!(e <= worst)) {
