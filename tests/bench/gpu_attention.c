@@ -162,13 +162,13 @@ int main(int argc, char **argv)
         int64_t B, T, H, G, D;
         bool causal;
     } shapes[] = {
-        {"llama-7b", 4, 2048, 32, 32, 128, true},   {"llama-13b", 2, 2048, 40, 40, 128, true},
-        {"qwen2-7b", 4, 2048, 28, 4, 128, true},    {"llama-4k", 2, 4096, 32, 32, 128, true},
-        {"full", 4, 2048, 32, 32, 128, false},      {"clip-l", 256, 257, 16, 16, 64, false},
-        {"clip-l-336", 64, 577, 16, 16, 64, false}, {"clip-b-32", 1024, 50, 12, 12, 64, false},
-        {"clip-text", 256, 77, 12, 12, 64, true},   {"siglip", 64, 729, 16, 16, 72, false},
-        {"big-g", 64, 257, 16, 16, 104, false},     {"d80", 32, 577, 16, 16, 80, false},
-        {"short", 8, 1024, 32, 32, 128, true},
+        {"llama-7b", 4, 2048, 32, 32, 128, true},    {"llama-13b", 2, 2048, 40, 40, 128, true},
+        {"qwen2-7b", 4, 2048, 28, 4, 128, true},     {"llama-4k", 2, 4096, 32, 32, 128, true},
+        {"full", 4, 2048, 32, 32, 128, false},       {"clip-l", 256, 257, 16, 16, 64, false},
+        {"clip-l-336", 128, 577, 16, 16, 64, false}, {"clip-b-32", 1024, 50, 12, 12, 64, false},
+        {"clip-text", 256, 77, 12, 12, 64, true},    {"siglip", 64, 729, 16, 16, 72, false},
+        {"big-g", 64, 257, 16, 16, 104, false},      {"d80", 32, 577, 16, 16, 80, false},
+        {"short", 8, 1024, 32, 32, 128, true},       {"d64-1024", 32, 1024, 16, 16, 64, false},
     };
     static const struct {
         const char *name;

@@ -43,7 +43,7 @@ typedef struct sights {
     // Of masks in which every sequence sees itself, all of it (FULL) or up to the row itself (CAUSAL).
     int shape;
     const int32_t *offsets; // (S+1)
-    int sequences, longest;
+    int sequences, longest, uniform; // uniform: the rows of each, if that is one number and they start at row 0, or 0
 } sights;
 
 enum { SHAPE_OTHER, SHAPE_FULL, SHAPE_CAUSAL };

@@ -247,9 +247,11 @@ static void list(kept_mask *k, const pc_mask *m, int64_t N)
     k->lists.sequences = (int)m->S;
     memcpy(host + at_offsets, qo, (size_t)(m->S + 1) * sizeof *qo);
     int made = 0;
+    bool uniform = true;
     for (int64_t s = 0; s < m->S; s++) {
         const int first = made;
         if (qo[s + 1] - qo[s] > k->lists.longest) k->lists.longest = qo[s + 1] - qo[s];
+        uniform = uniform && qo[s] == s * qo[1];
         for (int32_t n = qo[s]; n < qo[s + 1]; n += GRANULE)
             g[made++] = granule_of(rows, n, n + GRANULE < qo[s + 1] ? n + GRANULE : qo[s + 1], ko[s]);
         for (int i = 0; i < SPANS; i++) {
@@ -262,6 +264,7 @@ static void list(kept_mask *k, const pc_mask *m, int64_t N)
         qsort(host + at_queries[i], (size_t)k->lists.query_count[i], sizeof(task), longer_query);
         qsort(host + at_keys[i], (size_t)k->lists.key_count[i], sizeof(task), longer_key);
     }
+    k->lists.uniform = m->S > 0 && uniform && qo[m->S] == m->S * qo[1] ? qo[1] : 0;
     CHECK_CUDA(cudaMemcpyAsync(device, host, at, cudaMemcpyHostToDevice, pc_cuda_stream));
     int64_t seen = 0;
     for (int i = 0; i < made; i++) seen += g[i].last[0] - g[i].first[0] + g[i].last[1] - g[i].first[1];

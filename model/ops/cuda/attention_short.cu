@@ -39,8 +39,7 @@ typedef struct tensors {
     bf16 *o;
     int64_t os;
     float *lse;
-    const int32_t *offsets;
-    int sequences, H;
+    shape_of_work work;
     float scale;
 } tensors;
 
@@ -149,18 +148,18 @@ __device__ __forceinline__ void settle(float (&inverse)[2], const running &r, co
         const float sum = quad_sum(r.sum[i]);
         inverse[i] = sum > 0.0f ? 1.0f / sum : 0.0f;
         if (threadIdx.x % 4 == 0 && row + 8 * i < T)
-            x.lse[(int64_t)(first + row + 8 * i) * x.H + h] = sum > 0.0f ? r.top[i] * x.scale + logf(sum) : -INFINITY;
+            x.lse[(int64_t)(first + row + 8 * i) * x.work.H + h] = sum > 0.0f ? r.top[i] * x.scale + logf(sum) : -INFINITY;
     }
 }
 
 template <class P, bool CAUSAL> __device__ __forceinline__ void work(const tensors &x, uint32_t base, const barriers<P> &bar, int w)
 {
-    const int items = x.sequences * x.H, lane = threadIdx.x % 32, warp = threadIdx.x % GROUP / 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x % GROUP / 32;
     const float by = x.scale * LOG2E;
     heads_walk at;
     int count = 0, taken = 0, next = w; // heads; blocks of mine; how many blocks on is my next one
-    for (at.start(x.offsets, items, x.H); at.item < items; at.advance(x.offsets, items, x.H), count++) {
-        const int buffer = count % P::BUFFERS, h = at.item % x.H;
+    for (at.start(x.work); at.more(x.work); at.advance(x.work), count++) {
+        const int buffer = count % P::BUFFERS, h = at.item % x.work.H;
         const uint32_t K = base + (uint32_t)(2 * buffer * P::KEYS), V = K + P::KEYS;
         barrier_wait(bar.key_full(buffer), (uint32_t)(count / P::BUFFERS) & 1);
         for (; next < at.whole; next += P::WORKERS, taken++) {
@@ -187,12 +186,12 @@ template <class P, bool CAUSAL> __device__ __forceinline__ void work(const tenso
 // A warp's own products: 16 rows of queries, 16 keys at a time.
 template <class P, bool CAUSAL> __device__ __forceinline__ void work_tails(const tensors &x, uint32_t base, const barriers<P> &bar)
 {
-    const int items = x.sequences * x.H, lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32;
     const float by = x.scale * LOG2E;
     heads_walk at;
     int count = 0, taken = 0;
-    for (at.start(x.offsets, items, x.H); at.item < items; at.advance(x.offsets, items, x.H), count++) {
-        const int buffer = count % P::BUFFERS, h = at.item % x.H, query = at.whole * BLOCK, row = query + lane / 4;
+    for (at.start(x.work); at.more(x.work); at.advance(x.work), count++) {
+        const int buffer = count % P::BUFFERS, h = at.item % x.work.H, query = at.whole * BLOCK, row = query + lane / 4;
         const uint32_t K = base + (uint32_t)(2 * buffer * P::KEYS), V = K + P::KEYS;
         barrier_wait(bar.key_full(buffer), (uint32_t)(count / P::BUFFERS) & 1);
         if (at.tail() > 0) {
@@ -243,12 +242,11 @@ template <class P, bool CAUSAL> __device__ __forceinline__ void work_tails(const
 // One thread that orders all copies, in the order in which workers take them.
 template <class P> __device__ __forceinline__ void order_copies(const boxes &box, const tensors &x, uint32_t base, const barriers<P> &bar)
 {
-    const int items = x.sequences * x.H;
     const bool me = threadIdx.x % 32 == 0;
     heads_walk at;
     int count = 0, blocks = 0, tails = 0;
-    for (at.start(x.offsets, items, x.H); at.item < items; at.advance(x.offsets, items, x.H), count++) {
-        const int buffer = count % P::BUFFERS, h = at.item % x.H, tail = at.tail();
+    for (at.start(x.work); at.more(x.work); at.advance(x.work), count++) {
+        const int buffer = count % P::BUFFERS, h = at.item % x.work.H, tail = at.tail();
         const uint32_t K = base + (uint32_t)(2 * buffer * P::KEYS), V = K + P::KEYS, full = bar.key_full(buffer);
         if (count >= P::BUFFERS) barrier_wait(bar.key_empty(buffer), (uint32_t)(count / P::BUFFERS - 1) & 1);
         if (me) {
@@ -386,7 +384,7 @@ bool attention_short_forward(pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor 
     if (!attention_box(&box.q, q, BLOCK) || !attention_box(&box.k, k, BLOCK) || !attention_box(&box.v, v, BLOCK) ||
         !attention_box(&box.q_tail, q, TAIL) || !attention_box(&box.k_tail, k, TAIL) || !attention_box(&box.v_tail, v, TAIL))
         return false;
-    const tensors x = {(bf16 *)o.data, o.stride, (float *)lse.data, see.offsets, see.sequences, (int)H, (float)scale};
+    const tensors x = {(bf16 *)o.data, o.stride, (float *)lse.data, {see.offsets, see.uniform, see.sequences, (int)H}, (float)scale};
     const bool causal = see.shape == SHAPE_CAUSAL;
     if (room <= few::ROWS)
         launch<few>(&box, &x, causal);

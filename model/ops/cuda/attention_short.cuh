@@ -21,6 +21,16 @@ enum { BLOCK = 64, TAIL = 16, HEAD = 64, BLOCK_BYTES = BLOCK * LINE, TAIL_BYTES 
 bool attention_box(CUtensorMap *box, pc_tensor x, int rows);
 int attention_processors(void);
 
+// Which heads of which sequences there are; uniform: the rows of every sequence, or 0, and then offsets say.
+typedef struct shape_of_work {
+    const int32_t *offsets;
+    int uniform, sequences, H;
+    __device__ __forceinline__ int items() const
+    {
+        return sequences * H;
+    }
+} shape_of_work;
+
 #if HAS_WGMMA
 
 // d (+)= A^T B^T's kind: both operands have their rows along the depth. M = 64, N = 64.
@@ -159,34 +169,43 @@ template <int PER> struct key_passes {
     int item, pass;
     int first, T, whole; // of the item: its first row, its rows, its whole blocks
 
-    __device__ __forceinline__ void settle(const int32_t *offsets, int items, int H)
+    __device__ __forceinline__ void settle(const shape_of_work &x)
     {
         pass = 0;
-        for (; item < items; item += (int)gridDim.x) {
-            const int s = item / H;
-            first = same(offsets[s]);
-            T = same(offsets[s + 1]) - first;
+        for (; item < x.items(); item += (int)gridDim.x) {
+            const int s = item / x.H;
+            if (x.uniform > 0) {
+                T = x.uniform;
+                first = s * T;
+            } else {
+                first = same(x.offsets[s]);
+                T = same(x.offsets[s + 1]) - first;
+            }
             whole = T > BLOCK && T % BLOCK <= TAIL ? T / BLOCK : (T + BLOCK - 1) / BLOCK;
             if (T > 0) return;
         }
     }
-    __device__ __forceinline__ void start(const int32_t *offsets, int items, int H)
+    __device__ __forceinline__ void start(const shape_of_work &x)
     {
         item = (int)blockIdx.x;
-        settle(offsets, items, H);
+        settle(x);
+    }
+    __device__ __forceinline__ bool more(const shape_of_work &x) const
+    {
+        return item < x.items();
     }
     __device__ __forceinline__ bool last() const
     {
         return (pass + 1) * PER >= whole;
     }
-    __device__ __forceinline__ void advance(const int32_t *offsets, int items, int H)
+    __device__ __forceinline__ void advance(const shape_of_work &x)
     {
         if (!last()) {
             pass++;
             return;
         }
         item += (int)gridDim.x;
-        settle(offsets, items, H);
+        settle(x);
     }
     __device__ __forceinline__ int begin() const // first key, in the sequence
     {

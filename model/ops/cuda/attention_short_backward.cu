@@ -19,8 +19,8 @@
 
 #include <math.h>
 
-// (lse log2 e, o . do) by sequence, head and row, `room` rows each; behind the last row lse is infinite, so that P is 0.
-static __global__ void pair_up(float2 *pairs, int room, const float *lse, const bf16 *o, int64_t os, const bf16 *d, int64_t ds,
+// lse log2 e and o . do by sequence and head, `room` rows of each; behind the last row lse is infinite, so that P is 0.
+static __global__ void row_stats(float *stats, int room, const float *lse, const bf16 *o, int64_t os, const bf16 *d, int64_t ds,
                                const int32_t *offsets, int H)
 {
     const int s = blockIdx.y, i = (int)(blockIdx.x * blockDim.x + threadIdx.x) / 8, t = i / H, h = i % H, lane = threadIdx.x % 8;
@@ -37,7 +37,10 @@ static __global__ void pair_up(float2 *pairs, int room, const float *lse, const 
     }
     const unsigned mask = 0xffu << (threadIdx.x % 32 / 8 * 8);
     for (int e = 4; e > 0; e >>= 1) sum += __shfl_xor_sync(mask, sum, e);
-    if (lane == 0) pairs[((int64_t)s * H + h) * room + t] = t < T ? make_float2(lse[n * H + h] * LOG2E, sum) : make_float2(INFINITY, 0.0f);
+    if (lane > 0) return;
+    float *to = stats + ((int64_t)s * H + h) * 2 * room + t;
+    to[0] = t < T ? lse[n * H + h] * LOG2E : INFINITY;
+    to[room] = sum;
 }
 
 // WORKERS groups, SHARE blocks of keys each; STAGES tiles of queries on their way; registers a worker and a helper have.
@@ -54,29 +57,29 @@ template <int WORKERS_, int SHARE_, int STAGES_, int BLOCKS_, int WORKER_, int H
         ROWS = PER * BLOCK + TAIL, // of keys, and of dS: the tail last
         KEYS = ROWS * LINE,
         STAGE = 2 * BLOCK_BYTES,
-        PAIRS = BLOCK * 8,
+        STATS = BLOCK * 8, // of a tile: 64 of either
         // where things lie behind a multiple of 1024
         AT_DS = 4 * KEYS,
         AT_P = AT_DS + KEYS, // of the tail
         AT_QUERIES = AT_P + TAIL_BYTES,
-        AT_PAIRS = AT_QUERIES + STAGES * STAGE,
-        AT_BARRIERS = AT_PAIRS + STAGES * PAIRS,
+        AT_STATS = AT_QUERIES + STAGES * STAGE,
+        AT_BARRIERS = AT_STATS + STAGES * STATS,
         AT_COPIES = AT_BARRIERS + 8 * (2 * STAGES + 6),
         BYTES = SLACK + AT_COPIES + 64,
     };
 };
 
 typedef struct boxes {
-    CUtensorMap q, d, k, v, k_tail, v_tail;
+    CUtensorMap q, d, k, v, q_tail, d_tail, k_tail, v_tail;
 } boxes;
 
 typedef struct tensors {
     bf16 *dq, *dk, *dv;
     int64_t dqs, dks, dvs;
-    const float2 *pairs;
-    float4 *kept; // of dq, between passes
-    const int32_t *offsets;
-    int room, sequences, H;
+    const float *stats; // by sequence and head: room of lse log2 e, room of delta
+    float4 *kept;       // of dq, between passes
+    shape_of_work work;
+    int room;
     float scale;
 } tensors;
 
@@ -120,7 +123,7 @@ struct place {
 // A tile's P, dS, and what they add to dk and dv, N queries at a time.
 template <int N, int ACTIVE, int HALVES, bool CAUSAL, int SHARE, class FREE>
 __device__ __forceinline__ void pass_tile(float (&dk)[SHARE][8][4], float (&dv)[SHARE][8][4], const place &my, uint32_t Q, uint32_t DO,
-                                          uint32_t pairs, int query, float by, const FREE &wait_free)
+                                          uint32_t stats, int query, float by, const FREE &wait_free)
 {
     constexpr int STEPS = ACTIVE * HALVES;
     const int lane = threadIdx.x % 32, warp = threadIdx.x % GROUP / 32;
@@ -139,17 +142,18 @@ __device__ __forceinline__ void pass_tile(float (&dk)[SHARE][8][4], float (&dv)[
 #pragma unroll
     for (int t = 0; t < STEPS; t++) {
         const int b = t % ACTIVE, half = t / ACTIVE;
-        const uint32_t pair = pairs + (uint32_t)((half * N + lane % 4 * 2) * 8);
+        const uint32_t row_of = stats + (uint32_t)((half * N + lane % 4 * 2) * 4);
+        float l[N / 8][2], delta[N / 8][2];
+#pragma unroll
+        for (int j = 0; j < N / 8; j++) asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(l[j][0]), "=f"(l[j][1]) : "r"(row_of + 32 * j));
         products_wait<true, 1>(); // the products of do and v may run on
         hold<true>(s);
 #pragma unroll
         for (int j = 0; j < N / 8; j++) {
-            float l0, l1, d0, d1;
-            asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(l0), "=f"(d0), "=f"(l1), "=f"(d1) : "r"(pair + 64 * j));
-            s[j][0] = power2(s[j][0] * by - l0);
-            s[j][1] = power2(s[j][1] * by - l1);
-            s[j][2] = power2(s[j][2] * by - l0);
-            s[j][3] = power2(s[j][3] * by - l1);
+            s[j][0] = power2(s[j][0] * by - l[j][0]);
+            s[j][1] = power2(s[j][1] * by - l[j][1]);
+            s[j][2] = power2(s[j][2] * by - l[j][0]);
+            s[j][3] = power2(s[j][3] * by - l[j][1]);
         }
         const int block = my.first + b * my.step, key = block + warp * 16 + lane / 4;
         if (CAUSAL || block + BLOCK > my.T) {
@@ -168,16 +172,17 @@ __device__ __forceinline__ void pass_tile(float (&dk)[SHARE][8][4], float (&dv)[
 #pragma unroll
         for (int k = 0; k < N / 16; k++) wgmma_left<64>(dv[b], a[k], tile_at(DO + (uint32_t)((half * N + 16 * k) * LINE), 0));
         products_end<true>();
+#pragma unroll
+        for (int j = 0; j < N / 8; j++)
+            asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(delta[j][0]), "=f"(delta[j][1]) : "r"(row_of + 32 * j + BLOCK * 4));
         products_wait<true, 1>();
         hold<true>(p);
 #pragma unroll
         for (int j = 0; j < N / 8; j++) {
-            float l0, l1, d0, d1;
-            asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(l0), "=f"(d0), "=f"(l1), "=f"(d1) : "r"(pair + 64 * j));
-            s[j][0] *= p[j][0] - d0;
-            s[j][1] *= p[j][1] - d1;
-            s[j][2] *= p[j][2] - d0;
-            s[j][3] *= p[j][3] - d1;
+            s[j][0] *= p[j][0] - delta[j][0];
+            s[j][1] *= p[j][1] - delta[j][1];
+            s[j][2] *= p[j][2] - delta[j][0];
+            s[j][3] *= p[j][3] - delta[j][1];
         }
         uint32_t e[N / 16][4];
         as_left<N>(e, s);
@@ -215,16 +220,16 @@ __device__ __forceinline__ void work_pass(const tensors &x, const BOX &at, const
     for (int i = 0; i < tiles; i++, tile_count++) {
         const int stage = tile_count % P::STAGES, left = at.T - i * BLOCK;
         const uint32_t Q = base + P::AT_QUERIES + (uint32_t)(stage * P::STAGE), DO = Q + BLOCK_BYTES,
-                       pairs = base + P::AT_PAIRS + (uint32_t)(stage * P::PAIRS);
+                       stats = base + P::AT_STATS + (uint32_t)(stage * P::STATS);
         const auto wait_free = [&]() {
             if (tile_count > 0) barrier_wait(bar.ds_empty(), (uint32_t)(tile_count - 1) & 1);
         };
         barrier_wait(bar.query_full(stage), (uint32_t)(tile_count / P::STAGES) & 1);
         if constexpr (ACTIVE > 0) {
             if (left <= TAIL)
-                pass_tile<16, ACTIVE, 1, CAUSAL>(dk, dv, my, Q, DO, pairs, i * BLOCK, by, wait_free);
+                pass_tile<16, ACTIVE, 1, CAUSAL>(dk, dv, my, Q, DO, stats, i * BLOCK, by, wait_free);
             else
-                pass_tile<32, ACTIVE, 2, CAUSAL>(dk, dv, my, Q, DO, pairs, i * BLOCK, by, wait_free);
+                pass_tile<32, ACTIVE, 2, CAUSAL>(dk, dv, my, Q, DO, stats, i * BLOCK, by, wait_free);
         } else {
             wait_free();
         }
@@ -267,9 +272,8 @@ template <class P> struct copies {
 template <class P> __device__ __forceinline__ void copy_keys(copies<P> &c, const boxes &box, const tensors &x, uint32_t base, const barriers &bar)
 {
     key_passes<P::PER> &at = c.keys;
-    const int items = x.sequences * x.H;
-    if (at.item >= items) return;
-    const int buffer = c.passes++ & 1, h = at.item % x.H, blocks = at.blocks(), tail = at.tail(), row = at.first + at.begin();
+    if (!at.more(x.work)) return;
+    const int buffer = c.passes++ & 1, h = at.item % x.work.H, blocks = at.blocks(), tail = at.tail(), row = at.first + at.begin();
     const uint32_t K = base + (uint32_t)(buffer * 2 * P::KEYS), V = K + P::KEYS, full = bar.key_full(buffer);
     if (threadIdx.x % 32 == 0) {
         barrier_expect(full, 2 * (blocks * BLOCK_BYTES + (tail > 0 ? TAIL_BYTES : 0)));
@@ -283,33 +287,36 @@ template <class P> __device__ __forceinline__ void copy_keys(copies<P> &c, const
         }
     }
     __syncwarp();
-    at.advance(x.offsets, items, x.H);
+    at.advance(x.work);
 }
 
 template <class P> __device__ __forceinline__ void copy_queries(copies<P> &c, const boxes &box, const tensors &x, uint32_t base, const barriers &bar)
 {
     key_passes<P::PER> &at = c.queries;
-    const int items = x.sequences * x.H;
-    if (at.item >= items) return;
-    const int stage = c.tiles++ % P::STAGES, h = at.item % x.H, row = at.first + c.tile * BLOCK;
+    if (!at.more(x.work)) return;
+    const int stage = c.tiles++ % P::STAGES, h = at.item % x.work.H, row = at.first + c.tile * BLOCK;
     const uint32_t Q = base + P::AT_QUERIES + (uint32_t)(stage * P::STAGE), full = bar.query_full(stage);
     if (threadIdx.x % 32 == 0) {
-        barrier_expect(full, P::STAGE + P::PAIRS);
-        copy_box(Q, &box.q, h, row, full);
-        copy_box(Q + BLOCK_BYTES, &box.d, h, row, full);
-        copy_bulk(base + P::AT_PAIRS + (uint32_t)(stage * P::PAIRS), x.pairs + (int64_t)at.item * x.room + c.tile * BLOCK, P::PAIRS, full);
+        const bool few = at.T - c.tile * BLOCK <= TAIL;
+        barrier_expect(full, (few ? 2 * TAIL_BYTES : P::STAGE) + P::STATS);
+        copy_box(Q, few ? &box.q_tail : &box.q, h, row, full);
+        copy_box(Q + BLOCK_BYTES, few ? &box.d_tail : &box.d, h, row, full);
+        const float *from = x.stats + (int64_t)at.item * 2 * x.room + c.tile * BLOCK;
+            const uint32_t to = base + P::AT_STATS + (uint32_t)(stage * P::STATS);
+            copy_bulk(to, from, P::STATS / 2, full);
+            copy_bulk(to + P::STATS / 2, from + x.room, P::STATS / 2, full);
     }
     __syncwarp();
     if (++c.tile == at.tiles()) {
         c.tile = 0;
-        at.advance(x.offsets, items, x.H);
+        at.advance(x.work);
     }
 }
 
 // The tail's P and dS of a tile, with queries as rows, and what they add to its dk and dv, both turned.
 template <class P, bool CAUSAL>
-__device__ __forceinline__ void pass_tail(float (&dk)[2][4], float (&dv)[2][4], uint32_t base, uint32_t K, uint32_t Q, uint32_t pairs, int query,
-                                          int key, int tail, float by)
+__device__ __forceinline__ void pass_tail(float (&dk)[2][4], float (&dv)[2][4], uint32_t base, uint32_t K, uint32_t Q, uint32_t stats, int query,
+                                          int key, int tail, int T, float by)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x % GROUP / 32, row = warp * 16 + lane / 4;
     const uint32_t DO = Q + BLOCK_BYTES, KT = K + P::PER * BLOCK_BYTES, VT = KT + P::KEYS, DST = base + P::AT_DS + P::PER * BLOCK_BYTES,
@@ -317,7 +324,11 @@ __device__ __forceinline__ void pass_tail(float (&dk)[2][4], float (&dv)[2][4], 
     float s[2][4], p[2][4], l[2], delta[2];
 #pragma unroll
     for (int i = 0; i < 2; i++)
-        asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(l[i]), "=f"(delta[i]) : "r"(pairs + (uint32_t)((row + 8 * i) * 8)));
+    {
+        const uint32_t at = stats + (uint32_t)((row + 8 * i) * 4);
+        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(l[i]) : "r"(at));
+        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(delta[i]) : "r"(at + BLOCK * 4));
+    }
     products_begin<true>();
 #pragma unroll
     for (int k = 0; k < 4; k++) wgmma_both_16(s, tile_at(Q + 32 * k, 0), tile_at(KT + 32 * k, 0), k);
@@ -346,8 +357,10 @@ __device__ __forceinline__ void pass_tail(float (&dk)[2][4], float (&dv)[2][4], 
     show_tiles<true>();
     asm volatile("bar.sync 1, 128;" ::: "memory");
     products_begin<true>();
+    const bool few = T - query <= TAIL; // the rest of the tile holds what it held before
 #pragma unroll
     for (int k = 0; k < 4; k++) {
+        if (k > 0 && few) break;
         wgmma_turned_16(dv, tile_at(DO + (uint32_t)(k * 16 * LINE), 0), tile_at(PT + 32 * k, 0));
         wgmma_turned_16(dk, tile_at(Q + (uint32_t)(k * 16 * LINE), 0), tile_at(DST + 32 * k, 0));
     }
@@ -360,12 +373,12 @@ __device__ __forceinline__ void pass_tail(float (&dk)[2][4], float (&dv)[2][4], 
 template <class P, bool CAUSAL>
 __device__ __forceinline__ void help(const boxes &box, const tensors &x, uint32_t base, const barriers &bar, copies<P> &state)
 {
-    const int items = x.sequences * x.H, thread = threadIdx.x % GROUP;
+    const int thread = threadIdx.x % GROUP;
     const float by = x.scale * LOG2E;
     const bool copying = same(thread / 32) == 0;
     if (copying) {
         copies<P> next;
-        next.keys.start(x.offsets, items, x.H);
+        next.keys.start(x.work);
         next.queries = next.keys;
         next.passes = next.tiles = next.tile = 0;
         copy_keys(next, box, x, base, bar);
@@ -376,8 +389,8 @@ __device__ __forceinline__ void help(const boxes &box, const tensors &x, uint32_
     }
     key_passes<P::PER> at;
     int passes = 0, tile_count = 0;
-    for (at.start(x.offsets, items, x.H); at.item < items; at.advance(x.offsets, items, x.H), passes++) {
-        const int h = at.item % x.H, buffer = passes & 1, blocks = at.blocks(), tail = at.tail(), tiles = at.tiles();
+    for (at.start(x.work); at.more(x.work); at.advance(x.work), passes++) {
+        const int h = at.item % x.work.H, buffer = passes & 1, blocks = at.blocks(), tail = at.tail(), tiles = at.tiles();
         const bool first = at.pass == 0, last = at.last();
         const uint32_t K = base + (uint32_t)(buffer * 2 * P::KEYS), DS = base + P::AT_DS;
         float dk[2][4], dv[2][4];
@@ -388,9 +401,9 @@ __device__ __forceinline__ void help(const boxes &box, const tensors &x, uint32_
         barrier_wait(bar.key_full(buffer), (uint32_t)(passes / 2) & 1);
         for (int i = 0; i < tiles; i++, tile_count++) {
             const int stage = tile_count % P::STAGES;
-            const uint32_t Q = base + P::AT_QUERIES + (uint32_t)(stage * P::STAGE), pairs = base + P::AT_PAIRS + (uint32_t)(stage * P::PAIRS);
+            const uint32_t Q = base + P::AT_QUERIES + (uint32_t)(stage * P::STAGE), stats = base + P::AT_STATS + (uint32_t)(stage * P::STATS);
             barrier_wait(bar.query_full(stage), (uint32_t)(tile_count / P::STAGES) & 1);
-            if (tail > 0) pass_tail<P, CAUSAL>(dk, dv, base, K, Q, pairs, i * BLOCK, at.whole * BLOCK, tail, by);
+            if (tail > 0) pass_tail<P, CAUSAL>(dk, dv, base, K, Q, stats, i * BLOCK, at.whole * BLOCK, tail, at.T, by);
             float dq[8][4];
 #pragma unroll
             for (int j = 0; j < 8; j++)
@@ -456,11 +469,10 @@ __device__ __forceinline__ void help(const boxes &box, const tensors &x, uint32_
 
 template <class P, bool CAUSAL> __device__ __forceinline__ void work(const tensors &x, uint32_t base, const barriers &bar, int group)
 {
-    const int items = x.sequences * x.H;
     key_passes<P::PER> at;
     int passes = 0, tile_count = 0;
-    for (at.start(x.offsets, items, x.H); at.item < items; at.advance(x.offsets, items, x.H), passes++) {
-        const int h = at.item % x.H, buffer = passes & 1, blocks = at.blocks();
+    for (at.start(x.work); at.more(x.work); at.advance(x.work), passes++) {
+        const int h = at.item % x.work.H, buffer = passes & 1, blocks = at.blocks();
         const int active = (blocks - group + P::WORKERS - 1) / P::WORKERS; // blocks are dealt out
         const uint32_t mine = (uint32_t)(group * BLOCK_BYTES), K = base + (uint32_t)(buffer * 2 * P::KEYS) + mine;
         const place my = {K, K + P::KEYS, base + P::AT_DS + mine, at.begin() + group * BLOCK, P::WORKERS * BLOCK, at.T};
@@ -540,17 +552,25 @@ bool attention_short_backward(pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tenso
     if (see.shape == SHAPE_OTHER || see.longest > MOST || (int64_t)see.sequences * H > INT32_MAX / 2 || see.sequences > 65535) return false;
     boxes box;
     if (!attention_box(&box.q, q, BLOCK) || !attention_box(&box.d, dout, BLOCK) || !attention_box(&box.k, k, BLOCK) ||
-        !attention_box(&box.v, v, BLOCK) || !attention_box(&box.k_tail, k, TAIL) || !attention_box(&box.v_tail, v, TAIL))
+        !attention_box(&box.v, v, BLOCK) || !attention_box(&box.q_tail, q, TAIL) || !attention_box(&box.d_tail, dout, TAIL) || !attention_box(&box.k_tail, k, TAIL) || !attention_box(&box.v_tail, v, TAIL))
         return false;
 
     const int room = (see.longest + BLOCK - 1) / BLOCK * BLOCK;
-    const size_t pairs = (size_t)see.sequences * (size_t)H * (size_t)room * sizeof(float2),
+    const size_t stats = (size_t)see.sequences * (size_t)H * (size_t)room * 2 * sizeof(float),
                  kept = (size_t)(2 * attention_processors()) * (size_t)room * HEAD * sizeof(float);
-    unsigned char *space = (unsigned char *)pc_cuda_workspace(pairs + kept);
-    const tensors x = {(bf16 *)dq.data, (bf16 *)dk.data,           (bf16 *)dv.data, dq.stride, dk.stride,     dv.stride,
-                       (float2 *)space, (float4 *)(space + pairs), see.offsets,     room,      see.sequences, (int)H,
+    unsigned char *space = (unsigned char *)pc_cuda_workspace(stats + kept);
+    const tensors x = {(bf16 *)dq.data,
+                       (bf16 *)dk.data,
+                       (bf16 *)dv.data,
+                       dq.stride,
+                       dk.stride,
+                       dv.stride,
+                       (float *)space,
+                       (float4 *)(space + stats),
+                       {see.offsets, see.uniform, see.sequences, (int)H},
+                       room,
                        (float)scale};
-    LAUNCH(pair_up, dim3(blocks_for(room * H * 8), (unsigned)see.sequences), THREADS, 0, (float2 *)space, room, (const float *)lse.data,
+    LAUNCH(row_stats, dim3(blocks_for(room * H * 8), (unsigned)see.sequences), THREADS, 0, (float *)space, room, (const float *)lse.data,
            (const bf16 *)o.data, o.stride, (const bf16 *)dout.data, dout.stride, see.offsets, (int)H);
     const bool causal = see.shape == SHAPE_CAUSAL;
     if (see.longest <= BLOCK + TAIL)
