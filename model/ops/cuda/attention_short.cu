@@ -6,8 +6,8 @@
  * 128, 64 or (the tail) 16 keys at a time, exponentials as powers of two with the scale and log2 e taken in, sums in f32
  * registers. Of a helping group one warp orders the copies and one does the tail of queries, 16 rows, by itself.
  *
- * On an H100, 4 D operations a pair, beside attention_tensor.cu in the same run: 256 x 257 rows, 16 heads 199 TFLOP/s (138);
- * 64 x 577, 16 heads 314 (234); 1024 x 50, 12 heads 51 (31); 256 x 77 causal, 12 heads 30 (26).
+ * On an H100, 4 D operations a pair, and attention_tensor.cu's on another of them: 256 x 257 rows, 16 heads 205 TFLOP/s (138);
+ * 128 x 577, 16 heads 325 (235); 1024 x 50, 12 heads 64 (31); 256 x 77 causal, 12 heads 30 (26).
  */
 #include "model/ops/cuda/attention_short.cuh"
 
@@ -19,9 +19,10 @@ template <int ROWS_, int BUFFERS_> struct plan {
         ROWS = ROWS_,
         BUFFERS = BUFFERS_,
         WORKERS = 3,
-        SLOTS = 2, // of queries, a worker
+        WIDE = 2 * BLOCK, // keys at a time
+        SLOTS = 2,        // of queries, a worker
         THREADS_HERE = (WORKERS + 1) * GROUP,
-        WORKER = 144,
+        WORKER = 144, // registers
         HELPER = 80,
         KEYS = ROWS * LINE,
         AT_QUERIES = 2 * BUFFERS * KEYS,
@@ -170,7 +171,7 @@ template <class P, bool CAUSAL> __device__ __forceinline__ void work(const tenso
             run_from(r);
             barrier_wait(bar.query_full(w, slot), (uint32_t)(taken / P::SLOTS) & 1);
             int key = 0;
-            for (; key + 2 * BLOCK <= blocks * BLOCK; key += 2 * BLOCK) pass_keys<128, CAUSAL>(r, Q, K, V, key, row, at.T, by);
+            for (; key + P::WIDE <= blocks * BLOCK; key += P::WIDE) pass_keys<P::WIDE, CAUSAL>(r, Q, K, V, key, row, at.T, by);
             if (key < blocks * BLOCK) pass_keys<64, CAUSAL>(r, Q, K, V, key, row, at.T, by);
             if (!CAUSAL && at.tail() > 0) pass_keys<16, CAUSAL>(r, Q, K, V, blocks * BLOCK, row, at.T, by);
             warp_arrive(bar.query_empty(w, slot));

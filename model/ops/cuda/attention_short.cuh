@@ -61,6 +61,17 @@ __device__ __forceinline__ void wgmma_turned_16(float (*d)[4], uint64_t a, uint6
 #undef FOUR
 }
 
+// A tile's descriptor by its low word, to which distances are added in units of 16 bytes.
+__device__ __forceinline__ uint32_t low_of(uint32_t at)
+{
+    return (at & 0x3ffffu) >> 4;
+}
+
+__device__ __forceinline__ uint64_t tile_of(uint32_t low)
+{
+    return (uint64_t)low | (uint64_t)(1024 >> 4 | 1u << 30) << 32;
+}
+
 // Until at most `left` groups of products still run; `left` is known when the code around is unrolled.
 __device__ __forceinline__ void wait_but(int left)
 {
@@ -118,10 +129,18 @@ __device__ __forceinline__ void store_matrices_turned(uint32_t at, const uint32_
                  : "memory");
 }
 
-// Of four lanes with four words each: word k of lane q goes to lane k, as its word q.
-__device__ __forceinline__ void turn_quad(uint32_t (&r)[4])
+// threadIdx.x, asked for again: what is made of it is not kept in registers all along.
+__device__ __forceinline__ int thread_again()
 {
-    const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
+    int t;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(t));
+    return t;
+}
+
+// Of four lanes with four words each: word k of lane q goes to lane k, as its word q.
+__device__ __forceinline__ void turn_quad(uint32_t (&r)[4], int lane)
+{
+    const bool odd = lane & 1, high = lane & 2;
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
         const uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? r[i] : r[i + 1], 1);
@@ -143,7 +162,7 @@ __device__ __forceinline__ void turn_quad(uint32_t (&r)[4])
 // A group's 64 rows of results, times by0 (rows lane / 4 of each warp) and by1 (those + 8), to the first `rows` rows of x.
 __device__ __forceinline__ void store_block(bf16 *x, int64_t stride, int rows, const float (&d)[8][4], float by0, float by1)
 {
-    const int lane = threadIdx.x % 32, row = (int)(threadIdx.x % GROUP / 32) * 16 + lane / 4;
+    const int thread = thread_again(), lane = thread % 32, row = thread % GROUP / 32 * 16 + lane / 4;
     bf16 *to = x + row * stride + lane % 4 * 8;
 #pragma unroll
     for (int i = 0; i < 2; i++)
@@ -153,7 +172,7 @@ __device__ __forceinline__ void store_block(bf16 *x, int64_t stride, int rows, c
             uint32_t r[4];
 #pragma unroll
             for (int j = 0; j < 4; j++) r[j] = pack(d[4 * g + j][2 * i] * by, d[4 * g + j][2 * i + 1] * by);
-            turn_quad(r);
+            turn_quad(r, lane);
             if (row + 8 * i < rows) *(uint4 *)(to + 8 * i * stride + 32 * g) = make_uint4(r[0], r[1], r[2], r[3]);
         }
 }

@@ -10,37 +10,53 @@
  * as rows, 32 queries at a time, the next scores while exponentials of these are made, and leave dS in shared memory. A
  * helping group multiplies the tile's dS, all keys deep, by the keys: dq is one sum in registers. It also keeps the tail's
  * scores, dk and dv (16 keys, as columns), and one of its threads orders the copies. More keys than 64 PER take more
- * passes, between which dq is kept in f32 for the block itself. Nothing is added by two: every sum has one order.
+ * passes, between which dq is kept in f32 for the block itself; of a pass with one block of keys both workers have half of
+ * each tile's queries, and their sums meet at its end. Every sum has one order.
  *
- * On an H100, 10 D operations a pair, beside attention_tensor_backward.cu in the same run: 256 x 257 rows, 16 heads 232 TFLOP/s
- * (94); 64 x 577, 16 heads 246 (142); 1024 x 50, 12 heads 64 (28); 256 x 77 causal, 12 heads 46 (20).
+ * On an H100, 10 D operations a pair, and attention_tensor_backward.cu's on another of them: 256 x 257 rows, 16 heads 264
+ * TFLOP/s (94); 128 x 577, 16 heads 264 (142); 1024 x 50, 12 heads 66 (28); 256 x 77 causal, 12 heads 46 (20); 32 x 1024, 16
+ * heads 378.
  */
 #include "model/ops/cuda/attention_short.cuh"
 
 #include <math.h>
 
-// lse log2 e and o . do by sequence and head, `room` rows of each; behind the last row lse is infinite, so that P is 0.
+// lse log2 e and o . do by sequence and head, `room` rows of each; behind the last row lse is infinite, so that P is 0. A block
+// has STAT_ROWS rows of a sequence, all heads: eight lanes a row of a head, then rows of numbers side by side.
+enum { STAT_ROWS = 32 };
 static __global__ void row_stats(float *stats, int room, const float *lse, const bf16 *o, int64_t os, const bf16 *d, int64_t ds,
-                               const int32_t *offsets, int H)
+                                 const int32_t *offsets, int H)
 {
-    const int s = blockIdx.y, i = (int)(blockIdx.x * blockDim.x + threadIdx.x) / 8, t = i / H, h = i % H, lane = threadIdx.x % 8;
-    if (t >= room) return; // eight threads at a time
-    const int first = offsets[s], T = offsets[s + 1] - first;
-    const int64_t n = first + t;
-    float sum = 0.0f;
-    if (t < T) {
-        const uint4 a = *(const uint4 *)(o + n * os + h * HEAD + 8 * lane), b = *(const uint4 *)(d + n * ds + h * HEAD + 8 * lane);
-        const uint32_t x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
-        for (int e = 0; e < 4; e++)
-            sum +=
-                __uint_as_float(x[e] << 16) * __uint_as_float(y[e] << 16) + __uint_as_float(x[e] & 0xffff0000u) * __uint_as_float(y[e] & 0xffff0000u);
+    extern __shared__ float found[]; // (H, STAT_ROWS + 1) of lse, then of sums
+    const int s = blockIdx.y, begin = blockIdx.x * STAT_ROWS, first = offsets[s], T = offsets[s + 1] - first, lane = threadIdx.x % 8;
+    float *sums = found + H * (STAT_ROWS + 1);
+#pragma unroll 4
+    for (int i = threadIdx.x / 8; i < STAT_ROWS * H; i += THREADS / 8) {
+        const int r = i / H, h = i % H, t = begin + r;
+        const int64_t n = first + t;
+        float sum = 0.0f, l = INFINITY;
+        if (t < T) {
+            const uint4 a = *(const uint4 *)(o + n * os + h * HEAD + 8 * lane), b = *(const uint4 *)(d + n * ds + h * HEAD + 8 * lane);
+            const uint32_t x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
+            l = lse[n * H + h] * LOG2E;
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                sum += __uint_as_float(x[e] << 16) * __uint_as_float(y[e] << 16) +
+                       __uint_as_float(x[e] & 0xffff0000u) * __uint_as_float(y[e] & 0xffff0000u);
+        }
+        const unsigned mask = 0xffu << (threadIdx.x % 32 / 8 * 8);
+#pragma unroll
+        for (int e = 4; e > 0; e >>= 1) sum += __shfl_xor_sync(mask, sum, e);
+        if (lane == 0) {
+            found[h * (STAT_ROWS + 1) + r] = l;
+            sums[h * (STAT_ROWS + 1) + r] = sum;
+        }
     }
-    const unsigned mask = 0xffu << (threadIdx.x % 32 / 8 * 8);
-    for (int e = 4; e > 0; e >>= 1) sum += __shfl_xor_sync(mask, sum, e);
-    if (lane > 0) return;
-    float *to = stats + ((int64_t)s * H + h) * 2 * room + t;
-    to[0] = t < T ? lse[n * H + h] * LOG2E : INFINITY;
-    to[room] = sum;
+    __syncthreads();
+    for (int i = threadIdx.x; i < 2 * H * STAT_ROWS; i += THREADS) {
+        const int at = i / STAT_ROWS, r = i % STAT_ROWS, h = at % H, which = at / H; // lse, or sums
+        stats[(((int64_t)s * H + h) * 2 + which) * room + begin + r] = found[at * (STAT_ROWS + 1) + r];
+    }
 }
 
 // WORKERS groups, SHARE blocks of keys each; STAGES tiles of queries on their way; registers a worker and a helper have.
@@ -65,7 +81,8 @@ template <int WORKERS_, int SHARE_, int STAGES_, int BLOCKS_, int WORKER_, int H
         AT_STATS = AT_QUERIES + STAGES * STAGE,
         AT_BARRIERS = AT_STATS + STAGES * STATS,
         AT_COPIES = AT_BARRIERS + 8 * (2 * STAGES + 6),
-        BYTES = SLACK + AT_COPIES + 64,
+        AT_NOTES = (AT_COPIES + 64 + 15) / 16 * 16,
+        BYTES = SLACK + AT_NOTES + 32 * 4 * WORKERS,
     };
 };
 
@@ -116,26 +133,29 @@ struct barriers {
 
 // What a worker knows of its keys in a pass.
 struct place {
-    uint32_t K, V, DS;  // its first block; blocks are `step` bytes apart
-    int first, step, T; // its first key, in the sequence; keys between blocks; the sequence's
+    uint32_t K, DS; // its first block
+    int rows, keys; // rows of the sequence; keys from its first one on
 };
 
-// A tile's P, dS, and what they add to dk and dv, N queries at a time.
-template <int N, int ACTIVE, int HALVES, bool CAUSAL, int SHARE, class FREE>
-__device__ __forceinline__ void pass_tile(float (&dk)[SHARE][8][4], float (&dv)[SHARE][8][4], const place &my, uint32_t Q, uint32_t DO,
-                                          uint32_t stats, int query, float by, const FREE &wait_free)
+// A tile's P, dS, and what they add to dk and dv, HALVES times N queries. `query`: the first, beside the
+// worker's first key; `piece`: where in the tile it stands, in eights.
+template <class P, int N, int ACTIVE, int HALVES, bool CAUSAL, int SHARE, class FREE>
+__device__ __forceinline__ void pass_tile(float (&dk)[SHARE][8][4], float (&dv)[SHARE][8][4], const place &my, uint32_t Q, uint32_t stats, int thread,
+                                          int query, int piece, float by, const FREE &wait_free)
 {
     constexpr int STEPS = ACTIVE * HALVES;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x % GROUP / 32;
+    const int lane = thread % 32, warp = thread % GROUP / 32;
+    const uint32_t keys = low_of(my.K), queries = low_of(Q);
     float s[N / 8][4], p[N / 8][4];
     const auto begin = [&](int t) {
-        const uint32_t block = (uint32_t)(t % ACTIVE * my.step * LINE), rows = (uint32_t)(t / ACTIVE * N * LINE);
+        uint32_t block = keys + (uint32_t)(t % ACTIVE * (P::WORKERS * BLOCK_BYTES) / 16), rows = queries + (uint32_t)(t / ACTIVE * N * LINE / 16);
+        asm volatile("" : "+r"(block), "+r"(rows)); // made anew each time: registers
         products_begin<true>();
 #pragma unroll
-        for (int k = 0; k < 4; k++) wgmma_both<N>(s, tile_at(my.K + block + 32 * k, 0), tile_at(Q + rows + 32 * k, 0), k);
+        for (int k = 0; k < 4; k++) wgmma_both<N>(s, tile_of(block + 2 * k), tile_of(rows + 2 * k), k);
         products_end<true>();
 #pragma unroll
-        for (int k = 0; k < 4; k++) wgmma_both<N>(p, tile_at(my.V + block + 32 * k, 0), tile_at(DO + rows + 32 * k, 0), k);
+        for (int k = 0; k < 4; k++) wgmma_both<N>(p, tile_of(block + P::KEYS / 16 + 2 * k), tile_of(rows + BLOCK_BYTES / 16 + 2 * k), k);
         products_end<true>();
     };
     begin(0);
@@ -146,7 +166,7 @@ __device__ __forceinline__ void pass_tile(float (&dk)[SHARE][8][4], float (&dv)[
         float l[N / 8][2], delta[N / 8][2];
 #pragma unroll
         for (int j = 0; j < N / 8; j++) asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(l[j][0]), "=f"(l[j][1]) : "r"(row_of + 32 * j));
-        products_wait<true, 1>(); // the products of do and v may run on
+        wait_but(t > 0 ? 2 : 1); // the products of do and v and dk's of the step before may run on
         hold<true>(s);
 #pragma unroll
         for (int j = 0; j < N / 8; j++) {
@@ -155,27 +175,27 @@ __device__ __forceinline__ void pass_tile(float (&dk)[SHARE][8][4], float (&dv)[
             s[j][2] = power2(s[j][2] * by - l[j][0]);
             s[j][3] = power2(s[j][3] * by - l[j][1]);
         }
-        const int block = my.first + b * my.step, key = block + warp * 16 + lane / 4;
-        if (CAUSAL || block + BLOCK > my.T) {
+        const int block = b * (P::WORKERS * BLOCK), key = block + warp * 16 + lane / 4;
+        if (CAUSAL || block + BLOCK > my.keys) {
             const int last = query + half * N + lane % 4 * 2;
 #pragma unroll
             for (int j = 0; j < N / 8; j++)
 #pragma unroll
                 for (int c = 0; c < 4; c++) {
                     const int at = key + c / 2 * 8;
-                    if (at >= my.T || (CAUSAL && at > last + 8 * j + c % 2)) s[j][c] = 0.0f;
+                    if (at >= my.keys || (CAUSAL && at > last + 8 * j + c % 2)) s[j][c] = 0.0f;
                 }
         }
         uint32_t a[N / 16][4];
         as_left<N>(a, s);
         products_begin<true>();
 #pragma unroll
-        for (int k = 0; k < N / 16; k++) wgmma_left<64>(dv[b], a[k], tile_at(DO + (uint32_t)((half * N + 16 * k) * LINE), 0));
+        for (int k = 0; k < N / 16; k++) wgmma_left<64>(dv[b], a[k], tile_of(queries + (uint32_t)((BLOCK_BYTES + (half * N + 16 * k) * LINE) / 16)));
         products_end<true>();
 #pragma unroll
         for (int j = 0; j < N / 8; j++)
             asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(delta[j][0]), "=f"(delta[j][1]) : "r"(row_of + 32 * j + BLOCK * 4));
-        products_wait<true, 1>();
+        wait_but(t > 0 ? 2 : 1);
         hold<true>(p);
 #pragma unroll
         for (int j = 0; j < N / 8; j++) {
@@ -184,17 +204,18 @@ __device__ __forceinline__ void pass_tile(float (&dk)[SHARE][8][4], float (&dv)[
             s[j][2] *= p[j][2] - delta[j][0];
             s[j][3] *= p[j][3] - delta[j][1];
         }
+        if (t > 0) products_wait<true, 1>(); // dk's of the step before has read its registers
         uint32_t e[N / 16][4];
         as_left<N>(e, s);
+        if (t + 1 < STEPS) begin(t + 1); // before dk's: exponentials wait for these
         products_begin<true>();
 #pragma unroll
-        for (int k = 0; k < N / 16; k++) wgmma_left<64>(dk[b], e[k], tile_at(Q + (uint32_t)((half * N + 16 * k) * LINE), 0));
+        for (int k = 0; k < N / 16; k++) wgmma_left<64>(dk[b], e[k], tile_of(queries + (uint32_t)((half * N + 16 * k) * LINE / 16)));
         products_end<true>();
-        if (t + 1 < STEPS) begin(t + 1);
         if (t == 0) wait_free();
-        const int row = b * my.step + warp * 16 + lane % 16;
+        const int row = b * (P::WORKERS * BLOCK) + warp * 16 + lane % 16;
 #pragma unroll
-        for (int k = 0; k < N / 16; k++) store_matrices(piece_at<BLOCK>(my.DS, row, half * (N / 8) + 2 * k + lane / 16), e[k]);
+        for (int k = 0; k < N / 16; k++) store_matrices(piece_at<BLOCK>(my.DS, row, piece + half * (N / 8) + 2 * k + lane / 16), e[k]);
     }
     products_wait<true, 0>();
 #pragma unroll
@@ -204,9 +225,50 @@ __device__ __forceinline__ void pass_tile(float (&dk)[SHARE][8][4], float (&dv)[
     }
 }
 
-template <class P, int ACTIVE, bool CAUSAL, class BOX>
-__device__ __forceinline__ void work_pass(const tensors &x, const BOX &at, const place &my, uint32_t base, const barriers &bar, int &tile_count,
-                                          int h, int keys)
+// A sum that two groups have parts of: one leaves its part at `at` (16 KB), the other adds it to its own.
+__device__ __forceinline__ void put_part(uint32_t at, const float (&d)[8][4])
+{
+    at += threadIdx.x % GROUP * 16;
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(at + 16 * GROUP * j), "f"(d[j][0]), "f"(d[j][1]), "f"(d[j][2]), "f"(d[j][3])
+                     : "memory");
+}
+
+__device__ __forceinline__ void add_part(float (&d)[8][4], uint32_t at)
+{
+    at += threadIdx.x % GROUP * 16;
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        float v[4];
+        asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3]) : "r"(at + 16 * GROUP * j) : "memory");
+#pragma unroll
+        for (int c = 0; c < 4; c++) d[j][c] += v[c];
+    }
+}
+
+// Where a worker is, noted by every thread while registers are wanted for other things.
+template <int PER> __device__ __forceinline__ void note(uint32_t to, const key_passes<PER> &at, int passes)
+{
+    asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(at.item), "r"(at.pass), "r"(at.first), "r"(at.T) : "memory");
+    asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(to + 16), "r"(at.whole), "r"(passes) : "memory");
+}
+
+template <int PER> __device__ __forceinline__ void recall(key_passes<PER> &at, int &passes, uint32_t from)
+{
+    asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(at.item), "=r"(at.pass), "=r"(at.first), "=r"(at.T) : "r"(from) : "memory");
+    asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(at.whole), "=r"(passes) : "r"(from + 16) : "memory");
+    at.item = same(at.item);
+    at.pass = same(at.pass);
+    at.first = same(at.first);
+    at.T = same(at.T);
+    at.whole = same(at.whole);
+    passes = same(passes);
+}
+
+// A worker's share of a pass: ACTIVE blocks of keys; with SPLIT two workers share one block, each has half of a tile's queries.
+template <class P, int ACTIVE, bool SPLIT, bool CAUSAL>
+__device__ __forceinline__ void work_pass(const tensors &x, place my, uint32_t base, uint32_t notes, const barriers &bar, int &tile_count)
 {
     float dk[P::SHARE][8][4], dv[P::SHARE][8][4];
 #pragma unroll
@@ -216,20 +278,25 @@ __device__ __forceinline__ void work_pass(const tensors &x, const BOX &at, const
 #pragma unroll
             for (int c = 0; c < 4; c++) dk[b][j][c] = dv[b][j][c] = 0.0f;
     const float by = x.scale * LOG2E;
-    const int tiles = at.tiles();
-    for (int i = 0; i < tiles; i++, tile_count++) {
-        const int stage = tile_count % P::STAGES, left = at.T - i * BLOCK;
-        const uint32_t Q = base + P::AT_QUERIES + (uint32_t)(stage * P::STAGE), DO = Q + BLOCK_BYTES,
-                       stats = base + P::AT_STATS + (uint32_t)(stage * P::STATS);
+    for (int left = my.rows; left > 0; left -= BLOCK, tile_count++) {
+        const int stage = tile_count % P::STAGES, thread = thread_again(), group = same(thread / GROUP);
+        asm volatile("" : "+r"(my.K), "+r"(my.DS)); // what is made of them is made here, not kept through the loop
+        const uint32_t Q = base + P::AT_QUERIES + (uint32_t)(stage * P::STAGE), stats = base + P::AT_STATS + (uint32_t)(stage * P::STATS);
         const auto wait_free = [&]() {
             if (tile_count > 0) barrier_wait(bar.ds_empty(), (uint32_t)(tile_count - 1) & 1);
         };
         barrier_wait(bar.query_full(stage), (uint32_t)(tile_count / P::STAGES) & 1);
-        if constexpr (ACTIVE > 0) {
+        if constexpr (ACTIVE > 0 && !SPLIT) {
             if (left <= TAIL)
-                pass_tile<16, ACTIVE, 1, CAUSAL>(dk, dv, my, Q, DO, stats, i * BLOCK, by, wait_free);
+                pass_tile<P, 16, ACTIVE, 1, CAUSAL>(dk, dv, my, Q, stats, thread, my.keys - left, 0, by, wait_free);
             else
-                pass_tile<32, ACTIVE, 2, CAUSAL>(dk, dv, my, Q, DO, stats, i * BLOCK, by, wait_free);
+                pass_tile<P, 32, ACTIVE, 2, CAUSAL>(dk, dv, my, Q, stats, thread, my.keys - left, 0, by, wait_free);
+        } else if (ACTIVE > 0 && left > TAIL) {
+            const uint32_t rows = (uint32_t)(group * 32 * LINE);
+            pass_tile<P, 32, 1, 1, CAUSAL>(dk, dv, my, Q + rows, stats + group * 32 * 4, thread, my.keys - left + group * 32, group * 4, by,
+                                           wait_free);
+        } else if (ACTIVE > 0 && group == 0) {
+            pass_tile<P, 16, 1, 1, CAUSAL>(dk, dv, my, Q, stats, thread, my.keys - left, 0, by, wait_free);
         } else {
             wait_free();
         }
@@ -240,10 +307,34 @@ __device__ __forceinline__ void work_pass(const tensors &x, const BOX &at, const
             barrier_arrive(bar.query_empty(stage));
         }
     }
+    key_passes<P::PER> at;
+    int passes;
+    recall(at, passes, notes);
+    const int group = same(thread_again() / GROUP), h = at.item % x.work.H, keys = passes & 1, first = at.begin() + (SPLIT ? 0 : group * BLOCK);
+    if constexpr (SPLIT) {
+        const uint32_t room_k = my.K + BLOCK_BYTES, room_v = my.K + P::KEYS + BLOCK_BYTES; // of blocks that are not there
+        const int64_t row = at.first + first;
+        if (group == 0)
+            put_part(room_v, dv[0]);
+        else
+            put_part(room_k, dk[0]);
+        asm volatile("bar.sync 2, 256;" ::: "memory");
+        if (group == 0)
+            add_part(dk[0], room_k);
+        else
+            add_part(dv[0], room_v);
+        show_tiles<true>();
+        warp_arrive(bar.key_empty(keys));
+        if (group == 0)
+            store_block(x.dk + row * x.dks + h * HEAD, x.dks, at.T - first, dk[0], x.scale, x.scale);
+        else
+            store_block(x.dv + row * x.dvs + h * HEAD, x.dvs, at.T - first, dv[0], 1.0f, 1.0f);
+        return;
+    }
     warp_arrive(bar.key_empty(keys));
 #pragma unroll
     for (int b = 0; b < ACTIVE; b++) {
-        const int key = my.first + b * my.step;
+        const int key = first + b * (P::WORKERS * BLOCK);
         const int64_t row = at.first + key;
         store_block(x.dk + row * x.dks + h * HEAD, x.dks, at.T - key, dk[b], x.scale, x.scale);
         store_block(x.dv + row * x.dvs + h * HEAD, x.dvs, at.T - key, dv[b], 1.0f, 1.0f);
@@ -302,9 +393,9 @@ template <class P> __device__ __forceinline__ void copy_queries(copies<P> &c, co
         copy_box(Q, few ? &box.q_tail : &box.q, h, row, full);
         copy_box(Q + BLOCK_BYTES, few ? &box.d_tail : &box.d, h, row, full);
         const float *from = x.stats + (int64_t)at.item * 2 * x.room + c.tile * BLOCK;
-            const uint32_t to = base + P::AT_STATS + (uint32_t)(stage * P::STATS);
-            copy_bulk(to, from, P::STATS / 2, full);
-            copy_bulk(to + P::STATS / 2, from + x.room, P::STATS / 2, full);
+        const uint32_t to = base + P::AT_STATS + (uint32_t)(stage * P::STATS);
+        copy_bulk(to, from, P::STATS / 2, full);
+        copy_bulk(to + P::STATS / 2, from + x.room, P::STATS / 2, full);
     }
     __syncwarp();
     if (++c.tile == at.tiles()) {
@@ -323,8 +414,7 @@ __device__ __forceinline__ void pass_tail(float (&dk)[2][4], float (&dv)[2][4], 
                    PT = base + P::AT_P;
     float s[2][4], p[2][4], l[2], delta[2];
 #pragma unroll
-    for (int i = 0; i < 2; i++)
-    {
+    for (int i = 0; i < 2; i++) {
         const uint32_t at = stats + (uint32_t)((row + 8 * i) * 4);
         asm volatile("ld.shared.f32 %0, [%1];" : "=f"(l[i]) : "r"(at));
         asm volatile("ld.shared.f32 %0, [%1];" : "=f"(delta[i]) : "r"(at + BLOCK * 4));
@@ -415,8 +505,8 @@ __device__ __forceinline__ void help(const boxes &box, const tensors &x, uint32_
             for (int b = 0; b < blocks; b++)
 #pragma unroll
                 for (int k = 0; k < 4; k++) {
-                    const uint32_t rows = (uint32_t)(b * BLOCK_BYTES + k * 16 * LINE);
-                    wgmma_turned_64(dq, tile_at(DS + rows, 0), tile_at(K + rows, 0), 1);
+                    const uint32_t rows = (uint32_t)(b * BLOCK_BYTES + k * 16 * LINE) / 16;
+                    wgmma_turned_64(dq, tile_of(low_of(DS) + rows), tile_of(low_of(K) + rows), 1);
                 }
             if (tail > 0) wgmma_turned_64(dq, tile_at(DS + P::PER * BLOCK_BYTES, 0), tile_at(K + P::PER * BLOCK_BYTES, 0), 1);
             products_end<true>();
@@ -467,22 +557,29 @@ __device__ __forceinline__ void help(const boxes &box, const tensors &x, uint32_
     }
 }
 
-template <class P, bool CAUSAL> __device__ __forceinline__ void work(const tensors &x, uint32_t base, const barriers &bar, int group)
+template <class P, bool CAUSAL> __device__ __forceinline__ void work(const tensors &x, uint32_t base, const barriers &bar)
 {
     key_passes<P::PER> at;
+    const uint32_t notes = base + P::AT_NOTES + threadIdx.x / 32 * 32;
     int passes = 0, tile_count = 0;
     for (at.start(x.work); at.more(x.work); at.advance(x.work), passes++) {
-        const int h = at.item % x.work.H, buffer = passes & 1, blocks = at.blocks();
+        const int buffer = passes & 1, blocks = at.blocks(), group = same(thread_again() / GROUP);
         const int active = (blocks - group + P::WORKERS - 1) / P::WORKERS; // blocks are dealt out
-        const uint32_t mine = (uint32_t)(group * BLOCK_BYTES), K = base + (uint32_t)(buffer * 2 * P::KEYS) + mine;
-        const place my = {K, K + P::KEYS, base + P::AT_DS + mine, at.begin() + group * BLOCK, P::WORKERS * BLOCK, at.T};
+        const bool split = P::WORKERS == 2 && P::PER >= 3 && blocks == 1;
+        const int block = split ? 0 : group;
+        const uint32_t mine = (uint32_t)(block * BLOCK_BYTES), K = base + (uint32_t)(buffer * 2 * P::KEYS) + mine;
+        const place my = {K, base + P::AT_DS + mine, at.T, at.T - at.begin() - block * BLOCK};
         barrier_wait(bar.key_full(buffer), (uint32_t)(passes / 2) & 1);
-        if (active == P::SHARE)
-            work_pass<P, P::SHARE, CAUSAL>(x, at, my, base, bar, tile_count, h, buffer);
+        note(notes, at, passes);
+        if (split)
+            work_pass<P, 1, true, CAUSAL>(x, my, base, notes, bar, tile_count);
+        else if (active == P::SHARE)
+            work_pass<P, P::SHARE, false, CAUSAL>(x, my, base, notes, bar, tile_count);
         else if (P::SHARE > 1 && active == 1)
-            work_pass<P, 1, CAUSAL>(x, at, my, base, bar, tile_count, h, buffer);
+            work_pass<P, 1, false, CAUSAL>(x, my, base, notes, bar, tile_count);
         else
-            work_pass<P, 0, CAUSAL>(x, at, my, base, bar, tile_count, h, buffer);
+            work_pass<P, 0, false, CAUSAL>(x, my, base, notes, bar, tile_count);
+        recall(at, passes, notes);
     }
 }
 
@@ -517,7 +614,7 @@ __global__ void __launch_bounds__(P::THREADS_HERE, P::BLOCKS) turn_back(const __
         help<P, CAUSAL>(box, x, base, bar, *(copies<P> *)(memory + (base - shared_address(memory)) + P::AT_COPIES));
     } else {
         registers_more<P::WORKER>();
-        work<P, CAUSAL>(x, base, bar, group);
+        work<P, CAUSAL>(x, base, bar);
     }
 #endif
 }
@@ -543,16 +640,18 @@ template <class P> static void launch(const boxes *box, const tensors *x, bool c
 bool attention_short_backward(pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tensor dout, pc_tensor q, pc_tensor k, pc_tensor v, pc_tensor o,
                               pc_tensor lse, const pc_mask *mask, double scale)
 {
-    enum { MOST = 1024 }; // rows: above, the kernels for long ones are as fast
+    enum { MOST = 1024, MOST_HEADS = 128 }; // rows; heads whose statistics of STAT_ROWS rows a block has room for
     const int64_t N = q.dim[0], H = q.dim[1];
     const bool fits =
         by_vectors(dq) && by_vectors(dk) && by_vectors(dv) && by_vectors(dout) && by_vectors(q) && by_vectors(k) && by_vectors(v) && by_vectors(o);
-    if (q.dtype != PC_BF16 || q.dim[2] != HEAD || k.dim[1] != H || !(scale > 0.0) || !fits || N == 0 || !attention_on_hopper()) return false;
+    if (q.dtype != PC_BF16 || q.dim[2] != HEAD || k.dim[1] != H || H > MOST_HEADS || !(scale > 0.0) || !fits || N == 0 || !attention_on_hopper())
+        return false;
     const sights see = sights_of(mask, N);
     if (see.shape == SHAPE_OTHER || see.longest > MOST || (int64_t)see.sequences * H > INT32_MAX / 2 || see.sequences > 65535) return false;
     boxes box;
     if (!attention_box(&box.q, q, BLOCK) || !attention_box(&box.d, dout, BLOCK) || !attention_box(&box.k, k, BLOCK) ||
-        !attention_box(&box.v, v, BLOCK) || !attention_box(&box.q_tail, q, TAIL) || !attention_box(&box.d_tail, dout, TAIL) || !attention_box(&box.k_tail, k, TAIL) || !attention_box(&box.v_tail, v, TAIL))
+        !attention_box(&box.v, v, BLOCK) || !attention_box(&box.q_tail, q, TAIL) || !attention_box(&box.d_tail, dout, TAIL) ||
+        !attention_box(&box.k_tail, k, TAIL) || !attention_box(&box.v_tail, v, TAIL))
         return false;
 
     const int room = (see.longest + BLOCK - 1) / BLOCK * BLOCK;
@@ -570,8 +669,8 @@ bool attention_short_backward(pc_tensor dq, pc_tensor dk, pc_tensor dv, pc_tenso
                        {see.offsets, see.uniform, see.sequences, (int)H},
                        room,
                        (float)scale};
-    LAUNCH(row_stats, dim3(blocks_for(room * H * 8), (unsigned)see.sequences), THREADS, 0, (float *)space, room, (const float *)lse.data,
-           (const bf16 *)o.data, o.stride, (const bf16 *)dout.data, dout.stride, see.offsets, (int)H);
+    LAUNCH(row_stats, dim3((unsigned)(room / STAT_ROWS), (unsigned)see.sequences), THREADS, 2 * H * (STAT_ROWS + 1) * sizeof(float), (float *)space,
+           room, (const float *)lse.data, (const bf16 *)o.data, o.stride, (const bf16 *)dout.data, dout.stride, see.offsets, (int)H);
     const bool causal = see.shape == SHAPE_CAUSAL;
     if (see.longest <= BLOCK + TAIL)
         launch<small_plan>(&box, &x, causal);
