@@ -271,14 +271,32 @@ void pc_linear_act_backward(pc_ctx *ctx, pc_tensor dz, const pc_linear *l, pc_te
     if (l->adapters)
         ctx->grad_ops->act_backward(ctx, dz, da, z, kind);
     else
-        ctx->grad_ops->linear_act_backward(ctx, dz, da, z, kind);
+        ctx->grad_ops->linear_act_backward(ctx, dz, PC_NONE, da, z, kind);
+}
+
+static void backward(pc_ctx *ctx, pc_tensor dx, pc_linear *l, pc_tensor db, pc_tensor dy,
+                     pc_tensor x)
+{
+    check(l, dy, x);
+    if (pc_present(dx) || base_trains(l))
+        ctx->grad_ops->linear_backward(ctx, dx, l->weight.g, db, dy, x, l->weight.w,
+                                       take_fresh(ctx, l));
+    for (pc_adapter *a = l->adapters; a; a = a->next) adapter_backward(ctx, dx, l, a, dy, x);
 }
 
 void pc_linear_backward(pc_ctx *ctx, pc_tensor dx, pc_linear *l, pc_tensor dy, pc_tensor x)
 {
-    check(l, dy, x);
-    if (pc_present(dx) || base_trains(l))
-        ctx->grad_ops->linear_backward(ctx, dx, l->weight.g, l->bias.g, dy, x, l->weight.w,
-                                       take_fresh(ctx, l));
-    for (pc_adapter *a = l->adapters; a; a = a->next) adapter_backward(ctx, dx, l, a, dy, x);
+    backward(ctx, dx, l, l->bias.g, dy, x);
+}
+
+void pc_linear_act_backward_all(pc_ctx *ctx, pc_tensor dx, pc_tensor dz, pc_linear *l, pc_tensor da,
+                                pc_tensor z, pc_tensor x, pc_act kind)
+{
+    if (l->adapters) {
+        pc_linear_act_backward(ctx, dz, l, da, z, kind);
+        pc_linear_backward(ctx, dx, l, dz, x);
+        return;
+    }
+    ctx->grad_ops->linear_act_backward(ctx, dz, l->bias.g, da, z, kind);
+    backward(ctx, dx, l, PC_NONE, dz, x);
 }

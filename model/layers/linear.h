@@ -60,6 +60,9 @@ void pc_linear_act_forward(pc_ctx *ctx, pc_tensor a, pc_tensor z, const pc_linea
 // dz = da f'(z), z as forward left it; dz may be da. pc_linear_backward follows.
 void pc_linear_act_backward(pc_ctx *ctx, pc_tensor dz, const pc_linear *l, pc_tensor da,
                             pc_tensor z, pc_act kind);
+// Both in one: the bias's gradient is summed as dz is made.
+void pc_linear_act_backward_all(pc_ctx *ctx, pc_tensor dx, pc_tensor dz, pc_linear *l, pc_tensor da,
+                                pc_tensor z, pc_tensor x, pc_act kind);
 // dx may be absent. Nothing is computed when no gradient is wanted.
 void pc_linear_backward(pc_ctx *ctx, pc_tensor dx, pc_linear *l, pc_tensor dy, pc_tensor x);
 

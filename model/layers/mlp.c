@@ -49,13 +49,12 @@ void pc_mlp_backward(pc_ctx *ctx, pc_tensor dx, pc_mlp *l, const pc_mlp_kept *ke
     const size_t mark = pc_arena_mark(ctx->scratch);
     const pc_tensor dh = pc_alloc_like(ctx->scratch, kept->h);
     pc_linear_backward(ctx, dh, &l->down, dy, kept->h);
-    pc_tensor dz = dh;
     if (l->config.swiglu) {
-        dz = pc_alloc_like(ctx->scratch, kept->z);
+        const pc_tensor dz = pc_alloc_like(ctx->scratch, kept->z);
         ctx->grad_ops->swiglu_backward(ctx, dz, dh, kept->z);
+        pc_linear_backward(ctx, dx, &l->up, dz, x);
     } else {
-        pc_linear_act_backward(ctx, dz, &l->up, dh, kept->z, l->config.act);
+        pc_linear_act_backward_all(ctx, dx, dh, &l->up, dh, kept->z, x, l->config.act);
     }
-    pc_linear_backward(ctx, dx, &l->up, dz, x);
     pc_arena_release(ctx->scratch, mark);
 }

@@ -107,10 +107,11 @@ enum { PC_GATE_LOSS, PC_GATE_NORM, PC_GATE_SCALE, PC_GATE_SHUT, PC_GATE };
     BACKWARD(act, (pc_ctx * ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind))              \
     /* linear_act z = x W^T + b, a = f(z)   fused. Under ctx->grad_ops z is whatever the table's    */ \
     /*            backward makes its factor of: z itself, or f'(z), which costs little beside f(z)  */ \
-    /*            dz = da f'(z)             dz may be da; linear's backward follows                 */ \
+    /*            dz = da f'(z)   db += sum_n dz   (db?; dz may be da); linear's of dz has the rest  */ \
     FORWARD(linear_act, (pc_ctx * ctx, pc_tensor a, pc_tensor z, pc_tensor x, pc_tensor w,           \
                          pc_tensor b, pc_act kind))                                                \
-    BACKWARD(linear_act, (pc_ctx * ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind))       \
+    BACKWARD(linear_act, (pc_ctx * ctx, pc_tensor dz, pc_tensor db, pc_tensor da, pc_tensor z,      \
+                          pc_act kind))                                                            \
     /* swiglu     h = silu(g) u             gu (N,2F): columns [0,F) g, [F,2F) u;  h (N,F)        */ \
     /*            dgu                        may not be gu                                         */ \
     FORWARD(swiglu, (pc_ctx * ctx, pc_tensor h, pc_tensor gu))                                       \

@@ -156,12 +156,16 @@ static void rows(const char *shape, int64_t N, int64_t C, int64_t F, bool gated)
         TIME(NAMED("swiglu backward"), 5 * NF, 0, g->swiglu_backward(&ctx, dgu, dh, gu));
         return;
     }
+    const pc_tensor sums = wide(F);
     static const char *const names[] = {"gelu", "gelu_tanh", "quick", "silu", "relu"};
     for (int k = 0; k < 3; k++) {
         char both_names[64];
         TIME(NAMED(names[k]), 2 * NF, 0, o->act_forward(&ctx, h, gu, (pc_act)k));
         snprintf(both_names, sizeof both_names, "%s backward", names[k]);
         TIME(NAMED(both_names), 3 * NF, 0, g->act_backward(&ctx, dgu, dh, gu, (pc_act)k));
+        snprintf(both_names, sizeof both_names, "%s backward, db", names[k]);
+        TIME(NAMED(both_names), 3 * NF, 0,
+             g->linear_act_backward(&ctx, dgu, sums, dh, gu, (pc_act)k));
     }
 }
 

@@ -185,7 +185,7 @@ static void linear(side *s)
     s->ctx.ops->linear_act_forward(&s->ctx, a, z, x, w, b, f);
     emit(s, "act", a);
     emit(s, "z", z);
-    s->ctx.grad_ops->linear_act_backward(&s->ctx, a, a, z, f);
+    s->ctx.grad_ops->linear_act_backward(&s->ctx, a, PC_NONE, a, z, f);
     emit(s, "dz", a);
 }
 
@@ -271,6 +271,18 @@ static void act(side *s)
     emit(s, "dz", dz);
 }
 
+static void linear_act(side *s)
+{
+    const int64_t N = draw(s, 6) ? size(s, 300) : 3000 + (int64_t)draw(s, 300);
+    const int64_t F = 8 * (int64_t)draw(s, 2) + 7 + size(s, 300);
+    const pc_act f = (pc_act)draw(s, 5);
+    const pc_tensor z = NORMAL(s, ROWS, N, F), da = NORMAL(s, ROWS, N, F), db = NORMAL(s, WIDE, F),
+                    dz = draw(s, 2) ? da : pc_alloc2(&s->act, type_of(s, ROWS), N, F);
+    s->ctx.grad_ops->linear_act_backward(&s->ctx, dz, draw(s, 5) ? db : PC_NONE, da, z, f);
+    emit(s, "dz", dz);
+    emit(s, "db", db);
+}
+
 static void swiglu(side *s)
 {
     const int64_t N = size(s, 300), F = size(s, 300);
@@ -282,17 +294,33 @@ static void swiglu(side *s)
     emit(s, "dgu", d);
 }
 
+// Rows and columns of a norm; now and then so many rows that every block of threads has some, one after the other.
+static void norm_size(side *s, int64_t *N, int64_t *C)
+{
+    *N = size(s, 300);
+    *C = width(s);
+    if (draw(s, 8) > 0) return;
+    *C = draw(s, 3) ? 8 * (1 + (int64_t)draw(s, 6)) : 2056;
+    *N = (*C > 1000 ? 1060 : 17000) + (int64_t)draw(s, 300);
+}
+
 static void layernorm(side *s)
 {
-    const int64_t N = size(s, 300), C = 8 + width(s);
+    int64_t N, C;
+    norm_size(s, &N, &C);
+    if (C < 8) C += 8;
     const pc_tensor x = NORMAL(s, ROWS, N, C), g = NORMAL(s, WIDE, C), b = NORMAL(s, WIDE, C),
-                    y = NORMAL(s, ROWS, N, C);
+                    y = pc_alloc2(&s->act, type_of(s, ROWS), N, C);
     const pc_tensor mean = NORMAL(s, WIDE, N), rstd = NORMAL(s, WIDE, N),
                     dy = NORMAL(s, ROWS, N, C), add = NORMAL(s, ROWS, N, C);
-    const pc_tensor dx = NORMAL(s, ROWS, N, C), dg = NORMAL(s, WIDE, C), db = NORMAL(s, WIDE, C);
+    const uint64_t place_of = draw(s, 3);
+    const pc_tensor dx = place_of == 0   ? dy
+                         : place_of == 1 ? add
+                                         : pc_alloc2(&s->act, type_of(s, ROWS), N, C);
+    const pc_tensor dg = NORMAL(s, WIDE, C), db = NORMAL(s, WIDE, C);
     s->ctx.ops->layernorm_forward(&s->ctx, y, mean, rstd, x, g, b, 1e-5);
     s->ctx.grad_ops->layernorm_backward(&s->ctx, dx, dg, db, dy, x, g, mean, rstd,
-                                        draw(s, 2) ? add : PC_NONE);
+                                        place_of == 1 || draw(s, 2) ? add : PC_NONE);
     emit(s, "y", y);
     emit(s, "dx", dx);
     emit(s, "dg", dg);
@@ -301,18 +329,20 @@ static void layernorm(side *s)
 
 static void rmsnorm(side *s)
 {
-    const int64_t N = size(s, 300), H = 1 + (int64_t)draw(s, 4), drawn = width(s),
-                  C = drawn < 2 ? 2
-                                : drawn; // of one column nothing is left of dx but what is rounded
+    int64_t N, C;
+    norm_size(s, &N, &C);
+    const int64_t H = N > 300 ? 1 : 1 + (int64_t)draw(s, 4);
+    if (C < 2) C = 2; // of one column nothing is left of dx but what is rounded
     const pc_tensor x = NORMAL(s, ROWS, N, H, C), g = NORMAL(s, WIDE, C),
-                    y = NORMAL(s, ROWS, N, H, C), rstd = NORMAL(s, WIDE, N, H);
-    const pc_tensor dy = NORMAL(s, ROWS, N, H, C), dx = NORMAL(s, ROWS, N, H, C),
-                    dg = NORMAL(s, WIDE, C);
+                    y = pc_alloc3(&s->act, type_of(s, ROWS), N, H, C), rstd = NORMAL(s, WIDE, N, H);
+    const pc_tensor dy = NORMAL(s, ROWS, N, H, C),
+                    dx = draw(s, 2) ? dy : pc_alloc3(&s->act, type_of(s, ROWS), N, H, C),
+                    dg = draw(s, 4) ? NORMAL(s, WIDE, C) : PC_NONE;
     s->ctx.ops->rmsnorm_forward(&s->ctx, y, rstd, x, g, 1e-6);
     s->ctx.grad_ops->rmsnorm_backward(&s->ctx, dx, dg, dy, x, g, rstd, PC_NONE);
     emit(s, "y", y);
     emit(s, "dx", dx);
-    emit(s, "dg", dg);
+    if (pc_present(dg)) emit(s, "dg", dg);
 }
 
 static void rope(side *s)
@@ -950,6 +980,7 @@ int main(int argc, char **argv)
         {"stored", stored, 1e-2},
         {"choose", choose, 1e-2},
         {"small", small, 1e-2},
+        {"linear_act", linear_act, 1e-2},
         {"swiglu", swiglu, 1e-2},
         {"layernorm", layernorm, 1e-2},
         {"rmsnorm", rmsnorm, 1e-2},

@@ -58,8 +58,8 @@ static double linear_act_run(pc_ctx *ctx, void *arg, bool backward)
     const pc_tensor dz = op_alloc(ctx, 1, PC_DIMS(N, O));
     ctx->ops->linear_act_forward(ctx, a, z, s->x.x, s->w.x, s->b.x, s->kind);
     if (backward) {
-        ctx->grad_ops->linear_act_backward(ctx, dz, s->dy, z, s->kind);
-        ctx->grad_ops->linear_backward(ctx, s->x.g, s->w.g, s->b.g, dz, s->x.x, s->w.x, false);
+        ctx->grad_ops->linear_act_backward(ctx, dz, s->b.g, s->dy, z, s->kind);
+        ctx->grad_ops->linear_backward(ctx, s->x.g, s->w.g, PC_NONE, dz, s->x.x, s->w.x, false);
     }
     return op_dot(a, s->dy);
 }
@@ -225,10 +225,19 @@ static void act_tanh_for_erf(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor 
 {
     opcheck_sound()->act_backward(ctx, dz, da, z, kind == PC_ACT_GELU ? PC_ACT_GELU_TANH : kind);
 }
-static void linear_act_tanh_for_erf(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z,
-                                    pc_act kind)
+static void linear_act_db_first_row_lost(pc_ctx *ctx, pc_tensor dz, pc_tensor db, pc_tensor da,
+                                         pc_tensor z, pc_act kind)
 {
-    opcheck_sound()->linear_act_backward(ctx, dz, da, z,
+    opcheck_sound()->linear_act_backward(ctx, dz, PC_NONE, da, z, kind);
+    if (pc_present(db))
+        opcheck_sound()->linear_act_backward(ctx, pc_rows(dz, 1, dz.dim[0]), db,
+                                             pc_rows(da, 1, da.dim[0]), pc_rows(z, 1, z.dim[0]),
+                                             kind);
+}
+static void linear_act_tanh_for_erf(pc_ctx *ctx, pc_tensor dz, pc_tensor db, pc_tensor da,
+                                    pc_tensor z, pc_act kind)
+{
+    opcheck_sound()->linear_act_backward(ctx, dz, db, da, z,
                                          kind == PC_ACT_GELU ? PC_ACT_GELU_TANH : kind);
 }
 static void act_silu_for_quick(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind)
@@ -277,6 +286,7 @@ OP_INSTALL(linear_backward, linear_dw_overwritten)
 OP_INSTALL(linear_backward, linear_db_first_row_lost)
 OP_INSTALL(act_backward, act_tanh_for_erf)
 OP_INSTALL(linear_act_backward, linear_act_tanh_for_erf)
+OP_INSTALL(linear_act_backward, linear_act_db_first_row_lost)
 OP_INSTALL(act_backward, act_silu_for_quick)
 OP_INSTALL(act_backward, act_relu_passes_all)
 OP_INSTALL(swiglu_backward, swiglu_halves_swapped)
@@ -289,6 +299,7 @@ static const op_mutation mutations[] = {
     {"linear", "dW overwritten", install_linear_dw_overwritten},
     {"linear", "db without its first row", install_linear_db_first_row_lost},
     {"linear_act", "dW overwritten", install_linear_dw_overwritten},
+    {"linear_act", "db without its first row", install_linear_act_db_first_row_lost},
     {"linear_act", "tanh derivative for erf", install_linear_act_tanh_for_erf},
     {"act", "tanh derivative for erf", install_act_tanh_for_erf},
     {"act", "SiLU derivative for quick", install_act_silu_for_quick},

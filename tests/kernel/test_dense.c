@@ -49,9 +49,10 @@ static void test_linear(sides *s)
     s->ref.ops->linear_act_forward(&s->ref, a.ref, z.ref, x.ref, w.ref, b.ref, kind);
     s->simd.ops->linear_act_forward(&s->simd, a.simd, z.simd, x.ref, w.ref, b.ref, kind);
     CHECK(guarded_alike("linear_act a", &a, 3e-6));
-    s->ref.grad_ops->linear_act_backward(&s->ref, dy.ref, dy.ref, z.ref, kind);
-    s->simd.grad_ops->linear_act_backward(&s->simd, dy.simd, dy.simd, z.simd, kind);
+    s->ref.grad_ops->linear_act_backward(&s->ref, dy.ref, db.ref, dy.ref, z.ref, kind);
+    s->simd.grad_ops->linear_act_backward(&s->simd, dy.simd, db.simd, dy.simd, z.simd, kind);
     CHECK(guarded_alike("linear_act dz", &dy, 3e-6));
+    CHECK(guarded_alike("linear_act db", &db, 1e-5));
     pc_ctx infer = s->simd;
     infer.grad_ops = NULL; // z is z
     infer.ops->linear_act_forward(&infer, a.simd, z.simd, x.ref, w.ref, b.ref, kind);

@@ -67,7 +67,7 @@ static void linear(bench *b)
     ctx->ops->linear_act_forward(ctx, a, y, x, w, bias, PC_ACT_RELU);
     expect(b, "linear_act, behind", a, NUMBERS(8, 0, 7, 0));
     const pc_tensor da = given(b, NUMBERS(3, 4, -5, 6), PC_DIMS(2, 2));
-    ctx->grad_ops->linear_act_backward(ctx, da, da, y, PC_ACT_RELU);
+    ctx->grad_ops->linear_act_backward(ctx, da, PC_NONE, da, y, PC_ACT_RELU);
     expect(b, "linear_act, gradient", da, NUMBERS(3, 0, -5, 0));
     pc_ctx infer = *ctx;
     infer.grad_ops = NULL;

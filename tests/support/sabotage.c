@@ -31,10 +31,11 @@ static void act(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kin
     spoil(dz);
 }
 
-static void linear_act(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind)
+static void linear_act(pc_ctx *ctx, pc_tensor dz, pc_tensor db, pc_tensor da, pc_tensor z,
+                       pc_act kind)
 {
-    sound->linear_act_backward(ctx, dz, da, z, kind);
-    spoil(dz);
+    sound->linear_act_backward(ctx, dz, db, da, z, kind);
+    spoil(dz), spoil(db);
 }
 
 static void swiglu(pc_ctx *ctx, pc_tensor dgu, pc_tensor dh, pc_tensor gu)

@@ -26,10 +26,66 @@ void cuda_act_backward(pc_ctx *, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act
     BY_TYPE(dz, BY_KIND(kind, run_each<T, T, T>(dz, da, z, Slope<KIND, fast<T>::yes>())));
 }
 
-// What linear_act leaves is z.
-void cuda_linear_act_backward(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind)
+// ---- a derivative and the sums of its columns, for a bias --------------------------------------------
+
+/*
+ * What linear_act leaves is z: dz = da f'(z), and part[slice][c] = the sum over the slice's rows of dz. A block: 32 eights of columns; a thread takes
+ * STEPS rows a turn, LINES apart, whose numbers are all on their way before the first is needed.
+ */
+enum { LINES = 8, STEPS = 2, BLOCKS = 4 * 132 };
+template <class T, int KIND>
+__global__ void __launch_bounds__(32 * LINES, 4)
+    slope_sums8(T *dz, int64_t ds, float *part, const T *da, int64_t as, const T *z, int64_t zs, int64_t N, int64_t F)
 {
-    cuda_act_backward(ctx, dz, da, z, kind);
+    __shared__ float lines[LINES][256];
+    const int64_t c = (blockIdx.x * (int64_t)32 + threadIdx.x) * 8;
+    const int64_t per = (N + gridDim.y - 1) / gridDim.y, begin = blockIdx.y * per, end = begin + per < N ? begin + per : N;
+    float sum[8] = {};
+    if (c < F)
+        for (int64_t n = begin + threadIdx.y; n < end; n += LINES * STEPS) {
+            float d[STEPS][8], v[STEPS][8];
+#pragma unroll
+            for (int k = 0; k < STEPS; k++) {
+                const int64_t r = n + k * LINES;
+                if (r >= end) continue;
+                get8(d[k], da + r * as + c);
+                get8(v[k], z + r * zs + c);
+            }
+#pragma unroll
+            for (int k = 0; k < STEPS; k++) {
+                const int64_t r = n + k * LINES;
+                if (r >= end) continue;
+                for (int i = 0; i < 8; i++) {
+                    d[k][i] *= act_slope<KIND, fast<T>::yes>(v[k][i]);
+                    sum[i] += d[k][i];
+                }
+                put8(dz + r * ds + c, d[k]);
+            }
+        }
+    for (int i = 0; i < 8; i++) lines[threadIdx.y][threadIdx.x * 8 + i] = sum[i];
+    __syncthreads();
+    const int column = threadIdx.y * 32 + threadIdx.x;
+    const int64_t at = blockIdx.x * (int64_t)256 + column;
+    if (at >= F) return;
+    float all = 0.0f;
+    for (int i = 0; i < LINES; i++) all += lines[i][column];
+    part[blockIdx.y * F + at] = all;
+}
+
+void cuda_linear_act_backward(pc_ctx *ctx, pc_tensor dz, pc_tensor db, pc_tensor da, pc_tensor z, pc_act kind)
+{
+    const int64_t N = dz.dim[0], F = pc_row_len(dz);
+    if (!pc_present(db) || N < 4 * LINES || !by_eights(dz) || !by_eights(da) || !by_eights(z)) {
+        cuda_act_backward(ctx, dz, da, z, kind);
+        if (pc_present(db)) cuda_linear_backward(ctx, PC_NONE, PC_NONE, db, dz, PC_NONE, PC_NONE, false);
+        return;
+    }
+    const int64_t across = blocks_for(F, 256), most = N / (4 * LINES), want = BLOCKS / across > 0 ? BLOCKS / across : 1;
+    const int64_t slices = want < most ? want : most;
+    float *part = (float *)pc_cuda_workspace((size_t)(slices * F) * sizeof *part);
+    BY_TYPE(dz, BY_KIND(kind, LAUNCH((slope_sums8<T, KIND>), dim3((unsigned)across, (unsigned)slices), dim3(32, LINES), 0, (T *)dz.data,
+                                     dz.stride, part, (const T *)da.data, da.stride, (const T *)z.data, z.stride, N, F)));
+    pc_cuda_add_slices((float *)db.data, part, slices, F);
 }
 
 // ---- swiglu: h = silu(g) u of rows (g, u) ------------------------------------------------------------

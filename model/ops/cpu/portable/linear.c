@@ -79,6 +79,14 @@ static void bias_columns(void *arg, int64_t begin, int64_t end, int worker)
     }
 }
 
+static void add_rows(pc_ctx *ctx, pc_tensor db, pc_tensor dy)
+{
+    bias_job job = {db, dy};
+    if (pc_present(db))
+        pc_parallel(ctx->pool, dy.dim[1], pc_max64(16, pc_row_grain(dy.dim[0])), bias_columns,
+                    &job);
+}
+
 void R(linear_backward)(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, pc_tensor dy,
                         pc_tensor x, pc_tensor w, bool fresh)
 {
@@ -95,10 +103,7 @@ void R(linear_backward)(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, p
         pc_gemm(ctx->pool, true, false, O, I, N, 1, dy.data, dy.stride, x.data, x.stride,
                 fresh ? 0 : 1, dw.data, dw.stride);
     }
-    if (pc_present(db)) {
-        bias_job job = {db, dy};
-        pc_parallel(ctx->pool, O, pc_max64(16, pc_row_grain(N)), bias_columns, &job);
-    }
+    add_rows(ctx, db, dy);
 }
 
 void R(linear_act_forward)(pc_ctx *ctx, pc_tensor a, pc_tensor z, pc_tensor x, pc_tensor w,
@@ -108,7 +113,9 @@ void R(linear_act_forward)(pc_ctx *ctx, pc_tensor a, pc_tensor z, pc_tensor x, p
     R(act_forward)(ctx, a, z, kind);
 }
 
-void R(linear_act_backward)(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind)
+void R(linear_act_backward)(pc_ctx *ctx, pc_tensor dz, pc_tensor db, pc_tensor da, pc_tensor z,
+                            pc_act kind)
 {
     R(act_backward)(ctx, dz, da, z, kind);
+    add_rows(ctx, db, dz);
 }

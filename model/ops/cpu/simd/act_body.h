@@ -186,12 +186,15 @@ static void times_slope(void *arg, int64_t begin, int64_t end, int worker)
     }
 }
 
-void S(linear_act_backward)(pc_ctx *ctx, pc_tensor dz, pc_tensor da, pc_tensor z, pc_act kind)
+void S(linear_act_backward)(pc_ctx *ctx, pc_tensor dz, pc_tensor db, pc_tensor da, pc_tensor z,
+                            pc_act kind)
 {
     PC_SAME("linear_act: rows of dz and z", dz.dim[0], z.dim[0]);
     PC_SAME("linear_act: columns of da and z", pc_row_len(da), pc_row_len(z));
     act_job job = {dz, da, z, kind};
     pc_parallel(ctx->pool, z.dim[0], pc_row_grain(pc_row_len(z)), times_slope, &job);
+    if (pc_present(db))
+        ctx->grad_ops->linear_backward(ctx, PC_NONE, PC_NONE, db, dz, PC_NONE, PC_NONE, false);
 }
 
 typedef struct swiglu_job {
