@@ -67,23 +67,52 @@ __global__ void norm_rows_backward(T *dx, int64_t ds, const T *dy, int64_t ys, c
 
 // ---- by eights ---------------------------------------------------------------------------------------
 
+// Row r of (N,C), or of (N,H,C).
+typedef struct place {
+    uint32_t n, h;
+} place;
+
+__device__ __forceinline__ place place_of(uint32_t r, uint32_t H)
+{
+    if (H == 1) return place{r, 0};
+    const uint32_t n = r / H;
+    return place{n, r - n * H};
+}
+
+__device__ __forceinline__ int64_t begin_of(place p, int64_t stride, uint32_t C)
+{
+    return p.n * stride + (int64_t)p.h * C;
+}
+
+// Over a block, in a fixed order. `space`: 32 floats, not used before.
+__device__ __forceinline__ float sum_once(float v, float *space)
+{
+    const int lane = threadIdx.x & 31, warps = (int)blockDim.x >> 5;
+    v = warp_sum(v);
+    if (lane == 0) space[threadIdx.x >> 5] = v;
+    __syncthreads();
+    return warp_sum(lane < warps ? space[lane] : 0.0f);
+}
+
 /*
  * A row stays in registers, VEC eights a thread: with WARP 32 threads take a row, a block as many rows as it has warps;
  * else a block takes one.
  */
 template <class T, bool CENTRED, int VEC, bool WARP>
-__global__ void __launch_bounds__(VEC == 4 && !WARP ? 1024 : 512) norm_rows8(T *y, int64_t ys, float *mean, float *rstd, const T *x, int64_t xs, const float *g, const float *b, int64_t R,
-                           int64_t H, int64_t C, float eps)
+__global__ void __launch_bounds__(VEC == 4 && !WARP ? 1024 : 512)
+    norm_rows8(T *y, int64_t ys, float *mean, float *rstd, const T *x, int64_t xs, const float *g, const float *b, uint32_t R, uint32_t H,
+               uint32_t C, float eps)
 {
-    __shared__ float space[32];
+    __shared__ float space[2][32];
     const int threads = WARP ? 32 : (int)blockDim.x, thread = WARP ? (int)(threadIdx.x & 31) : (int)threadIdx.x;
-    const int64_t r = WARP ? blockIdx.x * (int64_t)(blockDim.x / 32) + threadIdx.x / 32 : (int64_t)blockIdx.x;
+    const uint32_t r = WARP ? blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32 : blockIdx.x;
     if (r >= R) return; // a whole warp, or none
-    const T *in = x + row_at(r, H, xs, C);
+    const place at = place_of(r, H);
+    const T *in = x + begin_of(at, xs, C);
     float v[VEC][8], sum = 0.0f, m = 0.0f;
 #pragma unroll
     for (int k = 0; k < VEC; k++) {
-        const int64_t c = (k * threads + thread) * (int64_t)8;
+        const uint32_t c = (uint32_t)(k * threads + thread) * 8;
         if (c < C)
             get8(v[k], in + c);
         else
@@ -93,18 +122,18 @@ __global__ void __launch_bounds__(VEC == 4 && !WARP ? 1024 : 512) norm_rows8(T *
 #pragma unroll
         for (int k = 0; k < VEC; k++)
             for (int i = 0; i < 8; i++) sum += v[k][i];
-        m = (WARP ? warp_sum(sum) : block_sum(sum, space)) / (float)C;
+        m = (WARP ? warp_sum(sum) : sum_once(sum, space[0])) / (float)C;
         sum = 0.0f;
     }
 #pragma unroll
     for (int k = 0; k < VEC; k++)
-        if ((k * threads + thread) * (int64_t)8 < C)
+        if ((uint32_t)(k * threads + thread) * 8 < C)
             for (int i = 0; i < 8; i++) sum += (v[k][i] - m) * (v[k][i] - m);
-    const float s = rsqrtf((WARP ? warp_sum(sum) : block_sum(sum, space)) / (float)C + eps);
-    T *out = y + row_at(r, H, ys, C);
+    const float s = rsqrtf((WARP ? warp_sum(sum) : sum_once(sum, space[1])) / (float)C + eps);
+    T *out = y + begin_of(at, ys, C);
 #pragma unroll
     for (int k = 0; k < VEC; k++) {
-        const int64_t c = (k * threads + thread) * (int64_t)8;
+        const uint32_t c = (uint32_t)(k * threads + thread) * 8;
         if (c >= C) continue;
         float gain[8], bias[8];
         get8(gain, g + c);
@@ -239,11 +268,29 @@ __global__ void norm_sums(float *part, const T *dy, int64_t ys, const T *x, int6
     if (CENTRED) part[(gridDim.y + blockIdx.y) * C + c] = db;
 }
 
-// dg += the rows of part, in order; db those of its second half.
+// dg += the rows of part, in order; db those of its second half. A block: 32 columns, 32 rows at a time.
+__global__ void add_halves(float *dg, float *db, const float *part, int64_t slices, int64_t C)
+{
+    __shared__ float lines[32][33];
+    const int64_t c = blockIdx.x * (int64_t)32 + threadIdx.x;
+    float *to = blockIdx.y ? db : dg, sum = 0.0f;
+    if (!to) return;
+    part += blockIdx.y * slices * C;
+    if (c < C) {
+#pragma unroll 8
+        for (int64_t s = threadIdx.y; s < slices; s += 32) sum += part[s * C + c];
+    }
+    lines[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || c >= C) return;
+    for (int i = 1; i < 32; i++) sum += lines[i][threadIdx.x];
+    to[c] += sum;
+}
+
 static void gather_sums(pc_tensor dg, pc_tensor db, const float *part, int64_t slices, int64_t C)
 {
-    if (pc_present(dg)) pc_cuda_add_slices((float *)dg.data, part, slices, C);
-    if (pc_present(db)) pc_cuda_add_slices((float *)db.data, part + slices * C, slices, C);
+    LAUNCH(add_halves, dim3(blocks_for(C, 32), pc_present(db) ? 2 : 1), dim3(32, 32), 0, (float *)dg.data, (float *)db.data, part, slices,
+           C);
 }
 
 static int norm_threads(int64_t C)
@@ -266,11 +313,12 @@ static void forward(pc_tensor y, pc_tensor mean, pc_tensor rstd, pc_tensor x, pc
 {
     const int64_t H = heads_of(x), C = width_of(x), R = x.dim[0] * H, eights = C / 8;
     if (R == 0) return;
-#define NORM(kernel, blocks, threads, ...)                                                         \
-    LAUNCH((kernel), blocks, threads, 0, (T *)y.data, y.stride, (float *)mean.data, (float *)rstd.data, (const T *)x.data, x.stride,   \
+#define NORM(kernel, blocks, threads, ...)                                                                                                 \
+    LAUNCH((kernel), blocks, threads, 0, (T *)y.data, y.stride, (float *)mean.data, (float *)rstd.data, (const T *)x.data, x.stride,       \
            (const float *)g.data, (const float *)b.data, __VA_ARGS__)
-#define NORM8(VEC, WARP, blocks, threads) NORM((norm_rows8<T, CENTRED, VEC, WARP>), blocks, threads, R, H, C, eps)
-    if (C % 8 != 0 || eights > 4096 || !by_eights(y) || !by_eights(x) || !by_eights(g) || !by_eights(b))
+#define NORM8(VEC, WARP, blocks, threads)                                                                                                  \
+    NORM((norm_rows8<T, CENTRED, VEC, WARP>), blocks, threads, (uint32_t)R, (uint32_t)H, (uint32_t)C, eps)
+    if (C % 8 != 0 || eights > 4096 || R >= (int64_t)1 << 31 || !by_eights(y) || !by_eights(x) || !by_eights(g) || !by_eights(b))
         NORM((norm_rows<T, CENTRED>), (unsigned)R, norm_threads(C), H, C, eps);
     else if (eights <= 32)
         NORM8(1, true, blocks_for(R, 4), 128);
