@@ -4,6 +4,7 @@
 #include <cblas.h>
 #include <limits.h>
 #include <pthread.h>
+#include <string.h>
 
 #include "model/ops/cpu/gemm.h"
 
@@ -11,11 +12,18 @@
 // Rows are cut finely so that pieces are alike: 800 of them are twice 400, not 416 and 384.
 enum { ROW_GRAIN = 8, COLUMN_GRAIN = 32 };
 
+// Those for AVX2 take rows by twelves, and compute the last whole eight columns of a call in a way of their own as soon as
+// there are eight rows: such products are cut into rows alone, or the bits would tell the number of threads.
+enum { AVX2_ROW_GRAIN = 12, AVX2_FEW_ROWS = 8 };
+static bool avx2_kernels;
+
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static void one_blas_thread(void)
+static void once_only(void)
 {
     openblas_set_num_threads(1);
+    const char *core = openblas_get_corename();
+    avx2_kernels = !strcmp(core, "Haswell") || !strcmp(core, "Zen");
 }
 
 static int narrow(int64_t v, const char *what)
@@ -59,10 +67,10 @@ static void gemm_piece(void *arg, int64_t begin, int64_t end, int worker)
 static void gemm(pc_pool *pool, gemm_job *j)
 {
     if (j->M == 0 || j->N == 0) return;
-    pthread_once(&once, one_blas_thread);
-    j->by_rows = j->M >= j->N;
+    pthread_once(&once, once_only);
+    j->by_rows = avx2_kernels ? j->M >= AVX2_FEW_ROWS : j->M >= j->N;
     if (j->by_rows)
-        pc_parallel(pool, j->M, ROW_GRAIN, gemm_piece, j);
+        pc_parallel(pool, j->M, avx2_kernels ? AVX2_ROW_GRAIN : ROW_GRAIN, gemm_piece, j);
     else
         pc_parallel(pool, j->N, COLUMN_GRAIN, gemm_piece, j);
 }
