@@ -78,9 +78,9 @@ static pc_status write_text(hid_t group, const char *name, const char *text)
 static pc_status write_tensor(hid_t group, const pc_param *p, pc_tensor x, int trained)
 {
     hsize_t dim[PC_MAX_RANK];
-    for (int i = 0; i < p->rank; i++) dim[i] = (hsize_t)p->dim[i];
+    for (int i = 0; i < x.rank; i++) dim[i] = (hsize_t)x.dim[i];
     const hid_t type = pc_h5_memory_type(x);
-    const hid_t d = make_dataset(group, p->name, H5T_IEEE_F32LE, p->rank, dim);
+    const hid_t d = make_dataset(group, p->name, H5T_IEEE_F32LE, x.rank, dim);
     bool ok = d >= 0 && H5Dwrite(d, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, x.data) >= 0;
     if (ok && trained >= 0) {
         const uint8_t value = (uint8_t)trained;
@@ -143,6 +143,23 @@ static pc_status write_params(pc_native_out *o, const pc_params *params)
     return st;
 }
 
+// Of runs in eight bits alone: other files have no such group.
+static pc_status write_history(hid_t moments, const pc_h5_sink *sink, const pc_params *params)
+{
+    hid_t group = H5I_INVALID_HID;
+    pc_status st = PC_OK;
+    for (int i = 0; i < params->count && !st; i++) {
+        const pc_param *p = &params->list[i];
+        if (!pc_present(p->history)) continue;
+        if (group < 0) group = make_group(moments, "history");
+        st = group < 0 ? pc_h5_fail(PC_ERR_IO, "group 'moments/history'")
+                       : write_tensor(group, p, p->history, -1);
+        if (!st) st = pc_h5_sink_status(sink);
+    }
+    if (group >= 0) H5Gclose(group);
+    return st;
+}
+
 static pc_status write_moments(hid_t file, const pc_h5_sink *sink, const pc_params *params)
 {
     const hid_t group = make_group(file, "moments");
@@ -158,6 +175,7 @@ static pc_status write_moments(hid_t file, const pc_h5_sink *sink, const pc_para
     }
     if (m >= 0) H5Gclose(m);
     if (v >= 0) H5Gclose(v);
+    if (!st) st = write_history(group, sink, params);
     if (group >= 0) H5Gclose(group);
     return st;
 }

@@ -6,6 +6,7 @@
  *   /files/NAME      bytes: small files of the directory that the model came from (its config.json, tokenizer ...)
  *   /params/NAME     one dataset per parameter, f32 (bf16 or f16 when imported so); attribute `trained` (0/1)
  *   /moments/m/NAME  and /moments/v/NAME: AdamW's, of trained parameters
+ *   /moments/history/NAME  of runs in eight bits: the largest numbers of a matrix' operands in past steps (ops/fp8.h)
  *
  * Written beside, synced, renamed. No times and no library-made randomness inside: equal content is equal bytes.
  * Loading checks every name and shape; a missing or surplus tensor is an error that names it.

@@ -8,6 +8,7 @@
 
 #include "checkpoints/numbers.h"
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -312,11 +313,38 @@ static pc_status read_tensor(pc_tensor x, hid_t group, const pc_param *p)
     if (d < 0) return pc_fail(PC_ERR_FORMAT, "'%s' is missing", p->name);
     pc_status st = pc_h5_check_plain(d, H5T_FLOAT);
     pc_h5_read_shape(&rank, dim, d);
-    if (!st && (rank != p->rank || (rank && memcmp(dim, p->dim, (size_t)rank * sizeof *dim) != 0)))
+    if (!st && (rank != x.rank || (rank && memcmp(dim, x.dim, (size_t)rank * sizeof *dim) != 0)))
         st = pc_fail(PC_ERR_FORMAT, "its shape differs from the model's");
     if (!st && !read_numbers(x, d)) st = pc_h5_fail(PC_ERR_FORMAT, "cannot read");
     H5Dclose(d);
     return pc_context(st, "'%s'", p->name);
+}
+
+static pc_status check_history(pc_tensor x)
+{
+    const float *h = x.data;
+    for (int64_t i = 0; i < pc_numel(x); i++)
+        if (!(h[i] >= 0.0f) || isinf(h[i]))
+            return pc_fail(PC_ERR_FORMAT, "a largest number of %g", (double)h[i]);
+    return PC_OK;
+}
+
+// Of what is bound: runs in eight bits have it.
+static pc_status load_history(pc_params *params, hid_t moments)
+{
+    hid_t group = H5I_INVALID_HID;
+    pc_status st = PC_OK;
+    for (int i = 0; i < params->count && !st; i++) {
+        const pc_param *p = &params->list[i];
+        if (!pc_present(p->history)) continue;
+        if (group < 0) group = pc_h5_open_hard(moments, "history", H5I_GROUP);
+        if (group < 0) return pc_fail(PC_ERR_FORMAT, "no group 'moments/history'");
+        st = pc_context(read_tensor(p->history, group, p), "optimiser state history");
+        if (!st)
+            st = pc_context(check_history(p->history), "optimiser state history of '%s'", p->name);
+    }
+    if (group >= 0) H5Gclose(group);
+    return st;
 }
 
 static pc_status load_moments(pc_params *params, hid_t file)
@@ -335,6 +363,7 @@ static pc_status load_moments(pc_params *params, hid_t file)
     }
     if (m >= 0) H5Gclose(m);
     if (v >= 0) H5Gclose(v);
+    if (!st) st = load_history(params, group);
     H5Gclose(group);
     return st;
 }

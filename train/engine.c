@@ -54,6 +54,7 @@ pc_status engine_open(engine *e, pc_model *model, pc_pool *pool, const engine_co
         e->count = i + 1;
         st = open_replica(e, &e->replicas[i], i, backend, sizes);
     }
+    if (!st && c->fp8) st = fp8_open(&e->fp8, &model->params, backend);
     if (!st) st = spans_open(&e->spans, &model->params, SPAN_LENGTH);
     if (!st)
         st = pc_arena_open_in(&e->whole, "whole batch", backend->memory, sizes->whole,
@@ -66,6 +67,7 @@ pc_status engine_open(engine *e, pc_model *model, pc_pool *pool, const engine_co
         engine_close(e);
         return pc_context(st, "engine");
     }
+    if (e->config.fp8) e->replicas[0].ctx.fp8 = &e->fp8.table;
     e->whole_ctx = e->replicas[0].ctx;
     e->whole_ctx.pool = pool;
     e->whole_ctx.act = &e->whole;
@@ -86,6 +88,7 @@ void engine_close(engine *e)
     free(e->replicas);
     pc_repeats_close(e->repeats);
     spans_close(&e->spans);
+    fp8_close(&e->fp8);
     if (e->loss) e->whole.memory->put_shared(e->loss);
     pc_arena_close(&e->whole);
     *e = (engine){0};
@@ -170,10 +173,16 @@ void engine_dropout(const engine *e, pc_ctx *ctx, int64_t step, int64_t micro)
     };
 }
 
+void engine_scales(engine *e)
+{
+    if (e->config.fp8) pc_backend_fp8_next(&e->fp8.table);
+}
+
 pc_ctx engine_infer(const replica *r)
 {
     pc_ctx ctx = r->ctx;
     ctx.grad_ops = NULL;
+    ctx.fp8 = NULL;
     ctx.dropout = ctx.adapter_dropout = 0.0;
     return ctx;
 }

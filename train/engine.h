@@ -15,6 +15,7 @@
 #include "model/layers/repeat.h"
 #include "model/networks/model.h"
 #include "model/ops/backend.h"
+#include "train/fp8.h"
 #include "train/spans.h"
 
 // What the plan measured (plan.h), in bytes.
@@ -29,6 +30,7 @@ typedef struct engine_config {
     const pc_backend
         *backend; // NULL: the CPU. A device has one replica, and computes in the backend's type
     pc_dtype gradients; // of matrices: f32 (0), or bf16 on a device
+    bool fp8;           // products in eight bits, on a device in bf16 that has them
     int replicas;       // 1 with `operations`
     bool samples;       // how threads are used
     double dropout;     // while training
@@ -55,6 +57,7 @@ typedef struct engine {
     replica *replicas;
     int count;
     spans spans;
+    fp8_state fp8;
     double *loss; // of a device: where objective_step has it, shared with the host
     pc_arena whole;
     pc_ctx whole_ctx;    // all threads, for the whole batch
@@ -82,7 +85,10 @@ void engine_reduce(engine *e, int used);
 // Sets the key of the dropout masks of a micro-batch's forward pass: replayed, it gives the same masks.
 void engine_dropout(const engine *e, pc_ctx *ctx, int64_t step, int64_t micro);
 
-// The replica's context for inference: no backward, no dropout, the same memory.
+// After a step's last backward pass: in eight bits, the next one's scales.
+void engine_scales(engine *e);
+
+// The replica's context for inference: no backward, no dropout, nothing in eight bits, the same memory.
 pc_ctx engine_infer(const replica *r);
 
 #endif

@@ -162,6 +162,7 @@ void objective_launch(engine *e, const pc_batch *b, pc_tensor loss)
         contrastive_launch(e, b, loss);
     else
         instruction_launch(e, b, loss);
+    engine_scales(e);
 }
 
 double objective_step(engine *e, const pc_batch *b)

@@ -137,6 +137,7 @@ typedef struct measured {
 
 typedef struct dry_run {
     pc_arena act, scratch;
+    pc_fp8 fp8; // that there is one
     pc_ctx ctx;
 } dry_run;
 
@@ -147,6 +148,7 @@ static void open_dry(dry_run *d, const plan_request *q, bool train)
     d->ctx = (pc_ctx){.ops = pc_dry_ops(),
                       .grad_ops = train ? pc_dry_grad_ops() : NULL,
                       .real = q->real,
+                      .fp8 = q->fp8 && train ? &d->fp8 : NULL,
                       .pool = q->samples ? NULL : q->pool,
                       .act = &d->act,
                       .scratch = &d->scratch,
@@ -324,6 +326,7 @@ pc_status plan_make(plan *out, const plan_request *q)
     out->trained = pc_params_numel(params, true);
     out->parameters =
         q->memory ? pc_placement_bytes(params, q->real) : pc_params_bytes(params, PC_F32, false);
+    if (q->fp8) out->eights = fp8_bytes(params);
     out->gradients = R * pc_params_bytes(params, q->gradients, true);
     out->moments = pc_params_moment_bytes(params, q->moments);
     if (q->master && q->real == PC_BF16) out->masters = pc_params_master_bytes(params);
@@ -334,8 +337,9 @@ pc_status plan_make(plan *out, const plan_request *q)
                         muon_bytes(params, q->memory, q->real);
     out->whole = out->sizes.whole;
     out->device = plan_device_room(q);
-    out->total = out->parameters + out->gradients + out->moments + out->masters + out->activations +
-                 out->scratch + out->whole + out->device + (q->memory ? 0 : out->data);
+    out->total = out->parameters + out->eights + out->gradients + out->moments + out->masters +
+                 out->activations + out->scratch + out->whole + out->device +
+                 (q->memory ? 0 : out->data);
     return PC_OK;
 }
 
@@ -441,6 +445,7 @@ void plan_print(FILE *out, const plan *p)
         const char *what;
         double bytes;
     } rows[] = {{"parameters", (double)p->parameters},
+                {"the same in fp8", (double)p->eights},
                 {"gradients", (double)p->gradients},
                 {"AdamW's moments", (double)p->moments},
                 {"fp32 masters", (double)p->masters},

@@ -34,13 +34,14 @@ typedef struct plan_request {
     const pc_memory *memory;           // of the device that computes, or NULL
     pc_dtype real, gradients, moments; // what matrices are kept in, there: f32 (0), or bf16
     bool master;                       // with an f32 original
+    bool fp8;                          // products in eight bits
     size_t data;  // bytes of the data room: images in memory, batches ahead, texts
     size_t limit; // bytes the run may take
 } plan_request;
 
 typedef struct plan {
     engine_sizes sizes; // for engine_open
-    size_t parameters, gradients, moments, masters, activations, scratch, whole, device, data,
+    size_t parameters, eights, gradients, moments, masters, activations, scratch, whole, device, data,
         total,
         limit;                // bytes; device: what it takes beside tensors
     int64_t numbers, trained; // parameters

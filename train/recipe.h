@@ -20,7 +20,12 @@
 typedef enum recipe_stage { STAGE_PRETRAIN, STAGE_ALIGN, STAGE_TUNE } recipe_stage;
 typedef enum recipe_device { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } recipe_device;
 typedef enum recipe_kept { KEPT_FP32, KEPT_BF16 } recipe_kept; // also master: fp32, none
-typedef enum recipe_precision { PRECISION_AUTO, PRECISION_FP32, PRECISION_BF16 } recipe_precision;
+typedef enum recipe_precision {
+    PRECISION_AUTO,
+    PRECISION_FP32,
+    PRECISION_BF16,
+    PRECISION_FP8
+} recipe_precision;
 typedef enum recipe_change { CHANGE_AUTO, CHANGE_FROZEN, CHANGE_FULL, CHANGE_LORA } recipe_change;
 typedef enum recipe_bad { BAD_ERROR, BAD_SKIP } recipe_bad;
 typedef enum recipe_stem { STEM_RANDOM, STEM_WHITENED } recipe_stem;

@@ -26,7 +26,7 @@
     X(CHOICE, stage,     NULL, 0, 0, "pretrain|align|tune", "pretrain: two towers on image-caption pairs; align: a projector learns to feed a decoder; tune: questions and answers") \
     X(INT,    seed,      "1", 0, 9007199254740992., "", "every random number of the run follows from it")              \
     X(CHOICE, device,    "auto", 0, 0, "auto|cpu|cuda", "where to compute: cuda needs a build with it and a GPU; auto is what PERCEPT_DEVICE names, else a GPU where one is to be had, else the cpu")                    \
-    X(CHOICE, precision, "auto", 0, 0, "auto|fp32|bf16", "of the arithmetic; auto: bf16 on cuda, sums and statistics in fp32; the cpu computes in fp32")                \
+    X(CHOICE, precision, "auto", 0, 0, "auto|fp32|bf16|fp8", "of the arithmetic; auto: bf16 on cuda, sums and statistics in fp32; fp8: as bf16, but products of transformer blocks in eight bits while training; the cpu computes in fp32") \
     X(REAL,   dropout,   "0.0", 0, 0.9, "", "probability that a residual branch's value is dropped while training")    \
     X(TEXT,   out,       "\"\"", 0, 0, "", "the run's folder; runs/NAME when empty")
 

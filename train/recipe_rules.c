@@ -89,7 +89,7 @@ pc_status recipe_validate(recipe *r)
     if (r->top.device == DEVICE_CUDA)
         REFUSE("device: this build of percept has no cuda; use auto or cpu, or build with cmake "
                "--preset cuda");
-    if (r->top.precision == PRECISION_BF16)
+    if (r->top.precision == PRECISION_BF16 || r->top.precision == PRECISION_FP8)
         REFUSE("precision: this build of percept has no cuda, and the cpu computes in fp32; use "
                "auto or fp32");
     const char *narrow = r->optim.moments == KEPT_BF16     ? "moments: bf16"
@@ -100,7 +100,9 @@ pc_status recipe_validate(recipe *r)
         REFUSE("optim.%s is for a build with cuda, and this one has no cuda; the cpu keeps fp32",
                narrow);
 #endif
-    if (r->top.precision == PRECISION_BF16 && r->top.device == DEVICE_CPU)
+    const bool narrow_numbers =
+        r->top.precision == PRECISION_BF16 || r->top.precision == PRECISION_FP8;
+    if (narrow_numbers && r->top.device == DEVICE_CPU)
         REFUSE("precision: the cpu computes in fp32; use auto or fp32, or device: cuda");
 
     if (!*r->model.from == !r->model.shape)

@@ -190,6 +190,7 @@ static pc_status make_plan(run *u)
     q->gradients = r->optim.gradients == KEPT_BF16 ? PC_BF16 : PC_F32;
     q->moments = r->optim.moments == KEPT_BF16 ? PC_BF16 : PC_F32;
     q->master = r->optim.master == KEPT_FP32;
+    q->fp8 = r->top.precision == PRECISION_FP8;
     const size_t room = u->backend.memory ? u->backend.room : plan_machine_memory();
     q->limit = r->compute.memory ? (size_t)r->compute.memory << 20 : room;
     q->keep_all = r->compute.replay != REPLAY_ON;
@@ -250,6 +251,7 @@ static pc_status open_engine(run *u)
                                   .adapter_dropout = r->lora.dropout,
                                   .seed = (uint64_t)r->top.seed,
                                   .gradients = u->request.gradients,
+                                  .fp8 = u->request.fp8,
                                   .kept = u->plan.kept};
     u->augment = (augment){.crop = r->augment.crop,
                            .flip = r->augment.flip,
@@ -285,14 +287,22 @@ static pc_status choose_backend(run *u)
     const recipe *r = u->recipe;
     const pc_status st = pc_backend_choose(&u->backend, recipe_word("device", r->top.device));
     if (st) return st;
+    const bool fp8 = r->top.precision == PRECISION_FP8;
     if (u->backend.memory) {
         if (r->top.precision != PRECISION_FP32) u->backend.real = PC_BF16;
+        if (fp8 && !u->backend.fp8)
+            return pc_fail(
+                PC_ERR_INPUT,
+                "precision: fp8 needs a GPU of compute capability 8.9 or newer, and this "
+                "is a %s; use bf16",
+                u->backend.device);
         return PC_OK;
     }
-    if (r->top.precision == PRECISION_BF16)
+    if (fp8 || r->top.precision == PRECISION_BF16)
         return pc_fail(PC_ERR_INPUT,
-                       "precision: bf16 needs device: cuda; here it is the cpu, which "
-                       "computes in fp32");
+                       "precision: %s needs device: cuda; here it is the cpu, which "
+                       "computes in fp32",
+                       fp8 ? "fp8" : "bf16");
     const char *key = r->optim.moments == KEPT_BF16     ? "moments"
                       : r->optim.gradients == KEPT_BF16 ? "gradients"
                                                         : NULL;
@@ -326,6 +336,7 @@ pc_status run_open(run *u, recipe *r, const char *last, bool plan_only)
         if (!st) st = pc_native_load(&u->model->params, last, true, true, NULL);
         if (!st) pc_placement_upload(&u->placement);
         pc_placement_return(&u->placement);
+        fp8_upload(&u->engine.fp8);
         u->optimizer.t = u->state.t;
         compare_threads(u);
     }

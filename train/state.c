@@ -149,6 +149,7 @@ static pc_status save(run *u, const char *path, bool moments)
 {
     pc_status st = pc_placement_fetch(&u->placement);
     if (st) return st;
+    fp8_fetch(&u->engine.fp8);
     st = save_fetched(u, path, moments);
     pc_placement_return(&u->placement);
     return st;

@@ -52,6 +52,9 @@ typedef struct pc_param {
     double lr_scale;  // 1 unless a recipe says otherwise
     pc_tensor m, v;   // AdamW's moments; absent until the optimiser binds them
     pc_tensor master; // f32: what is updated where the weight itself is bf16; absent: the weight is
+    // f32 (PC_FP8_OPERANDS,PC_FP8_HISTORY), the host's: what its operands are scaled by in eight bits (ops/fp8.h); absent
+    // without them. Kept with the moments.
+    pc_tensor history;
 } pc_param;
 
 typedef struct pc_params {

@@ -18,6 +18,7 @@ static pc_status choose_cuda(pc_backend *out)
     out->name = "cuda";
     out->memory = pc_cuda_memory();
     out->room = info.free;
+    out->fp8 = 10 * info.major + info.minor >= 89;
     snprintf(out->device, sizeof out->device, "%s", info.name);
     return PC_OK;
 }

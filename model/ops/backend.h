@@ -10,6 +10,7 @@
 #ifndef PC_OPS_BACKEND_H
 #define PC_OPS_BACKEND_H
 
+#include "model/ops/fp8.h"
 #include "model/ops/ops.h"
 
 typedef struct pc_backend {
@@ -17,6 +18,7 @@ typedef struct pc_backend {
     char device[256];        // "NVIDIA H100 80GB HBM3"; "" on the CPU
     const pc_memory *memory; // where its arenas lie; NULL: the host's memory
     size_t room;             // bytes free on the device; 0 on the CPU
+    bool fp8;                // a device that multiplies in eight bits
     pc_isa isa;              // of the CPU
     pc_dtype real;           // what it computes in: f32, unless the caller asks a device for bf16
 } pc_backend;
@@ -28,5 +30,9 @@ const pc_ops *pc_backend_ops(const pc_backend *b);
 const pc_grad_ops *pc_backend_grad_ops(const pc_backend *b);
 // The same for a runner, which has chosen already: the device's table, NULL where this build has none.
 const pc_grad_ops *pc_backend_device_grad_ops(void);
+
+// Ends a step in eight bits: its largest numbers go in front of the history, and scales follow from that. Where the step saw
+// nothing, as after the history was written, it is scales alone. For a backend with fp8.
+void pc_backend_fp8_next(pc_fp8 *f);
 
 #endif

@@ -16,6 +16,15 @@ const pc_grad_ops *pc_backend_device_grad_ops(void)
 #endif
 }
 
+void pc_backend_fp8_next(pc_fp8 *f)
+{
+#ifdef PERCEPT_CUDA
+    pc_cuda_fp8_next(f);
+#else
+    PC_ASSERT(f->count == 0, "%d matrices in eight bits on the CPU", f->count);
+#endif
+}
+
 const pc_grad_ops *pc_backend_grad_ops(const pc_backend *b)
 {
     return b->memory ? pc_backend_device_grad_ops() : pc_cpu_grad_ops(b->isa, PC_F32);

@@ -298,6 +298,7 @@ struct pc_ctx {
     // *_workspace() function (ops/cpu/workspace.h) states: the dry table takes as much
     struct pc_taps *taps;       // NULL, or where named activations go (layers/taps.h)
     struct pc_repeats *repeats; // NULL, or what a device was told before (layers/repeat.h)
+    struct pc_fp8 *fp8;         // NULL, or which matrices a device multiplies in eight bits (fp8.h)
     double flops;               // the dry backend counts here
     double dropout;             // probability in residual branches; 0 outside training
     double adapter_dropout;     // probability in front of low-rank adapters; 0 outside training

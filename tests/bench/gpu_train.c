@@ -77,7 +77,7 @@ static size_t device_free(const bench *b)
 // The CPU computes in f32.
 static pc_dtype type_of(const bench *b, const char *name)
 {
-    return b->backend.memory && !strcmp(name, "bf16") ? PC_BF16 : PC_F32;
+    return b->backend.memory && strcmp(name, "fp32") ? PC_BF16 : PC_F32;
 }
 
 // ---- the model -----------------------------------------------------------------------------------
@@ -353,6 +353,8 @@ static void open_bench(bench *b, const json_t *file, size_t *before)
     must(pc_backend_choose(&b->backend, b->o->device));
     must(pc_pool_open(&b->pool, b->backend.memory ? 1 : 2));
     b->backend.real = type_of(b, b->o->precision);
+    if (!strcmp(b->o->precision, "fp8") && !b->backend.fp8)
+        must(pc_fail(PC_ERR_INPUT, "no eight bits on '%s'", b->backend.name));
     b->batch = b->o->batch ? b->o->batch : json_integer_value(json_object_get(b->row, "batch"));
     const pc_model_config config = config_of(b, file);
     must(pc_model_open(&b->model, &config, PC_F32, false));
@@ -374,6 +376,7 @@ static void open_bench(bench *b, const json_t *file, size_t *before)
                         .gradients = type_of(b, b->o->grads),
                         .moments = type_of(b, b->o->moments),
                         .master = b->o->master,
+                        .fp8 = b->backend.fp8 && !strcmp(b->o->precision, "fp8"),
                         .limit = b->backend.memory ? *before : SIZE_MAX};
     q->train = (plan_batch){.samples = b->batch,
                             .rows = b->step.tokens,
@@ -389,6 +392,7 @@ static void open_bench(bench *b, const json_t *file, size_t *before)
     must(plan_check(&b->plan, q));
     const engine_config e = {.backend = &b->backend,
                              .gradients = q->gradients,
+                             .fp8 = q->fp8,
                              .replicas = 1,
                              .kept = b->plan.kept};
     const optimizer_config adamw = {.beta1 = 0.9,
@@ -490,7 +494,8 @@ static const char *who(const bench *b)
     static char text[64];
     const plan_request *q = &b->request;
     if (!b->backend.memory || q->real == PC_F32) return "percept fp32";
-    snprintf(text, sizeof text, "percept%s%s%s%s", q->gradients == PC_F32 ? " fp32 gradients" : "",
+    snprintf(text, sizeof text, "percept%s%s%s%s%s", q->fp8 ? " fp8" : "",
+             q->gradients == PC_F32 ? " fp32 gradients" : "",
              q->moments == PC_F32 ? " fp32 moments" : "", q->master ? " fp32 master" : "",
              b->recompute ? " recompute" : "");
     return text;
@@ -595,6 +600,7 @@ int main(int argc, char **argv)
                  .narrow = 1,
                  .shapes = 16};
     static const char *const types[] = {"fp32", "bf16", NULL};
+    static const char *const precisions[] = {"fp32", "bf16", "fp8", NULL};
     const pc_cli_flag flags[] = {
         {"row", PC_CLI_STRING, &o.row, "NAME", "which row of the file", 0, 0, NULL},
         {"file", PC_CLI_STRING, &o.path, "FILE", "where rows are described", 0, 0, NULL},
@@ -605,8 +611,9 @@ int main(int argc, char **argv)
         {"shrink", PC_CLI_INT, &o.shrink, "K", "divide layers", 1, 1000, NULL},
         {"narrow", PC_CLI_INT, &o.narrow, "K", "divide widths, heads and the vocabulary", 1, 1000,
          NULL},
-        {"precision", PC_CLI_STRING, &o.precision, "TYPE", "of activations and matrices", 0, 0,
-         types},
+        {"precision", PC_CLI_STRING, &o.precision, "TYPE",
+         "of activations and matrices; fp8: as bf16, blocks' products in eight bits", 0, 0,
+         precisions},
         {"moments", PC_CLI_STRING, &o.moments, "TYPE", "of AdamW's moments of matrices", 0, 0,
          types},
         {"grads", PC_CLI_STRING, &o.grads, "TYPE", "of gradients of matrices", 0, 0, types},

@@ -18,10 +18,12 @@ PC_OP_LIST(PC_NO_SLOT, NOTHING, NOTHING)
 static void linear(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor db, pc_tensor dy, pc_tensor x,
                    pc_tensor w, bool fresh)
 {
-    (void)db, (void)x, (void)fresh;
+    (void)db, (void)fresh;
     const int64_t N = dy.dim[0], I = w.dim[1], O = w.dim[0];
     const double products = (double)pc_present(dx) + (double)pc_present(dw);
     ctx->flops += 2.0 * (double)N * (double)I * (double)O * products;
+    if (pc_dry_fp8(ctx, x, dy))
+        pc_dry_numbers(ctx, pc_fp8_gradient_room(N, I, O, pc_present(dx), pc_present(dw)));
     pc_dry_workspace(ctx, pc_linear_workspace(ctx, N, I, O));
 }
 

@@ -16,6 +16,7 @@
 #define PC_OPS_DRY_H
 
 #include "model/ops/cpu/workspace.h"
+#include "model/ops/fp8.h"
 #include "model/ops/ops.h"
 
 // The scratch of one kernel call of the CPU's: taken and given back, so that the arena's peak remembers it. A device's
@@ -25,6 +26,21 @@ static inline void pc_dry_workspace(pc_ctx *ctx, size_t bytes)
     if (ctx->scratch->memory) return;
     const size_t mark = pc_arena_mark(ctx->scratch);
     if (bytes > 0) pc_arena_bytes(ctx->scratch, bytes);
+    pc_arena_release(ctx->scratch, mark);
+}
+
+// What a product in eight bits takes of a device's scratch. Whether its matrix is among those is not asked: which they are
+// goes by their sizes, but for a few of the smallest.
+static inline bool pc_dry_fp8(const pc_ctx *ctx, pc_tensor x, pc_tensor y)
+{
+    return ctx->fp8 && x.dtype == PC_BF16 && y.dtype == PC_BF16 &&
+           pc_fp8_fits(x.dim[0], x.dim[1], y.dim[1]);
+}
+
+static inline void pc_dry_numbers(pc_ctx *ctx, size_t bytes)
+{
+    const size_t mark = pc_arena_mark(ctx->scratch);
+    if (bytes > 0) pc_arena_numbers(ctx->scratch, bytes);
     pc_arena_release(ctx->scratch, mark);
 }
 

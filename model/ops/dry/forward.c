@@ -14,24 +14,25 @@
 PC_OP_LIST(NOTHING, PC_NO_SLOT, PC_NO_SLOT)
 #pragma GCC diagnostic pop
 
-static void product(pc_ctx *ctx, pc_tensor x, pc_tensor w)
+static void product(pc_ctx *ctx, pc_tensor y, pc_tensor x, pc_tensor w)
 {
     const int64_t N = x.dim[0], I = w.dim[1], O = w.dim[0];
     ctx->flops += 2.0 * (double)N * (double)I * (double)O;
+    if (pc_dry_fp8(ctx, x, y)) pc_dry_numbers(ctx, pc_fp8_room(N, I));
     pc_dry_workspace(ctx, pc_linear_workspace(ctx, N, I, O));
 }
 
 static void linear(pc_ctx *ctx, pc_tensor y, pc_tensor x, pc_tensor w, pc_tensor b, pc_tensor r)
 {
-    (void)y, (void)b, (void)r;
-    product(ctx, x, w);
+    (void)b, (void)r;
+    product(ctx, y, x, w);
 }
 
 static void linear_act(pc_ctx *ctx, pc_tensor a, pc_tensor z, pc_tensor x, pc_tensor w, pc_tensor b,
                        pc_act kind)
 {
-    (void)a, (void)z, (void)b, (void)kind;
-    product(ctx, x, w);
+    (void)a, (void)b, (void)kind;
+    product(ctx, z, x, w);
 }
 
 static void attention(pc_ctx *ctx, pc_tensor o, pc_tensor lse, pc_tensor q, pc_tensor k,
