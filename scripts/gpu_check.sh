@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # On a machine with a GPU: builds with CUDA, holds every operation to the portable kernels in double (f32 and bf16), every
 # model of tests/goldens to PyTorch's numbers, short runs of the three stages to the same on the CPU (fp32, bf16 with fp32
-# originals, bf16 alone), and runs stopped and resumed to ones that were not. Kernels are looked at by compute-sanitizer.
+# originals, bf16 alone; fp8 to bf16 on the GPU), and runs stopped and resumed to ones that were not. Kernels are looked at by
+# compute-sanitizer.
 #
 #   scripts/gpu_check.sh [BUILD]     BUILD: a folder already built with -DPERCEPT_CUDA=ON (default: build/cuda, built here)
 set -euo pipefail
@@ -14,6 +15,7 @@ fi
 export PERCEPT_BIN=$build/bin PERCEPT_NEED_GPU=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | sed -n '1s/[.]//p') # 90 of a 9.0
 step() { printf '\n=== %s\n' "$1"; }
 
 step "operations, 100 shapes each"
@@ -22,6 +24,9 @@ step "operations, 100 shapes each"
 step "the optimiser, every mixture of types"
 "$build/tests/test_cuda_step" >"$work/step.txt" || { grep -v '^ok' "$work/step.txt"; exit 1; }
 tail -1 "$work/step.txt"
+
+step "products in eight bits"
+"$build/tests/test_cuda_fp8"
 
 step "reads, writes and races of the operations' kernels at small shapes"
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
@@ -93,6 +98,13 @@ for stage in pretrain align tune; do
     train $stage $stage-narrow-stopped "${narrow[@]}" --resume
     same $stage-narrow $stage-narrow-stopped
     echo "twice, without graphs, and stopped and resumed, with fp32 originals and without: the same bytes"
+    [ "$capability" -ge 89 ] || continue
+    train $stage $stage-fp8 device=cuda precision=fp8
+    close_to $stage-bf16 $stage-fp8 5e-2
+    train $stage $stage-fp8-stopped device=cuda precision=fp8 length.steps=15
+    train $stage $stage-fp8-stopped device=cuda precision=fp8 --resume
+    same $stage-fp8 $stage-fp8-stopped
+    echo "in fp8, stopped and resumed: the same bytes"
 done
 
 step "what the GPU trained in bf16, asked on the CPU and on the GPU"

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Whether the GPU's loss curve lies within the spread of the CPU's seeds: scripts/gpu_curves.sh calls it.
+"""Whether the GPU's loss curve lies within the spread of the CPU's seeds: scripts/gpu_curves.sh calls it. (The seeds may be
+those of the GPU in bf16 as well: its --beside.)
 
     scripts/gpu_curves.py OUT GPU.jsonl CPU.jsonl CPU.jsonl ...       the first CPU run has the GPU's seed
 
@@ -39,7 +40,7 @@ def picture(gpu, cpu, path):
     for k in range(5):
         v = low + (high - low) * k / 4
         text.append('<text x="4" y="%.0f">%.3f</text>' % (at(0, v)[1] + 4, v))
-    text.append('<text x="%d" y="%d">step 1 to %d, means of %d steps. Grey: CPU, fp32, %d seeds. Red: GPU</text></svg>'
+    text.append('<text x="%d" y="%d">step 1 to %d, means of %d steps. Grey: what it is held to, %d seeds. Red: GPU</text></svg>'
                 % (left, H - 10, len(gpu), WINDOW, len(cpu)))
     with open(path, "w") as f:
         f.write("\n".join(text) + "\n")
@@ -69,9 +70,9 @@ def main():
         json.dump(result, f)
     picture(gpu, cpu, os.path.join(out, "curves.svg"))
     for i in list(range(WINDOW - 1, steps, max(1, steps // 10))) + [steps - 1]:
-        print(f"step {i + 1:5}: GPU {gpu[i]:.4f}   CPU " + " ".join(f"{c[i]:.4f}" for c in cpu) + f"   spread {spread[i]:.4f}")
-    print(f"spread of the CPU's seeds {mean:.4f} in the mean; the GPU's curve within it at {100 * strict:.0f} % of steps, at most "
-          f"{max(0.0, farthest):.4f} outside; {same:.4f} from the CPU's run of its seed, seeds {apart:.4f} from each other: "
+        print(f"step {i + 1:5}: GPU {gpu[i]:.4f}   beside " + " ".join(f"{c[i]:.4f}" for c in cpu) + f"   spread {spread[i]:.4f}")
+    print(f"spread of the seeds {mean:.4f} in the mean; the GPU's curve within it at {100 * strict:.0f} % of steps, at most "
+          f"{max(0.0, farthest):.4f} outside; {same:.4f} from the run of its own seed, seeds {apart:.4f} from each other: "
           f"{'within' if within else 'NOT within'}")
     sys.exit(not within)
 

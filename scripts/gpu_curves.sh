@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # Does bf16 on the GPU learn as fp32 on the CPU does? The quickstart's tune stage, its first steps: once on the GPU in bf16,
 # and on the CPU in fp32 with three seeds, one of which is the GPU's. All from the same checkpoint, with the same optimiser.
+# So for fp8, which is held to bf16 on the GPU as well: --precision fp8 --beside bf16.
 #
-#   scripts/gpu_curves.sh [--from CHECKPOINT] [--steps 200] [--out DIR] [--optim NAME] [--lr X] [--precision bf16]
+#   scripts/gpu_curves.sh [--from CHECKPOINT] [--steps 200] [--out DIR] [--optim NAME] [--lr X] [--precision bf16] [--beside fp32]
 #
 #   --from    where the tune stage starts (default: runs/quickstart/align/checkpoints/best.h5; when it is not there, the
 #             stages before are trained on the GPU first)
 #   --optim   and --lr: other than the recipe's
-#   --seeds   of the CPU, the GPU's first (default: "2 3 4")
+#   --beside  what the curve is held to: fp32 on the CPU, or bf16 on the GPU
+#   --seeds   of that, the GPU's first (default: "2 3 4")
 #
 # PERCEPT_BIN: programs built with CUDA (default: build/cuda/bin). SCENES: the pictures (default: build/scenes, drawn when
 # absent). Writes OUT/curves.json and OUT/curves.svg; fails when the GPU's curve leaves the spread (scripts/gpu_curves.py).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-from='' steps=200 out=runs/gpu-curves optim='' lr='' precision=bf16 seeds='2 3 4'
+from='' steps=200 out=runs/gpu-curves optim='' lr='' precision=bf16 beside=fp32 seeds='2 3 4'
 while [ $# -gt 0 ]; do
     [ $# -gt 1 ] || { echo "gpu_curves.sh: $1 needs a value" >&2; exit 2; }
     case $1 in
@@ -23,6 +25,7 @@ while [ $# -gt 0 ]; do
     --optim) optim=$2 ;;
     --lr) lr=$2 ;;
     --precision) precision=$2 ;;
+    --beside) beside=$2 ;;
     --seeds) seeds=$2 ;;
     *) echo "gpu_curves.sh: unknown argument '$1'; see its first lines" >&2; exit 2 ;;
     esac
@@ -57,10 +60,11 @@ run() { # NAME SEED DEVICE PRECISION
         --set out="$out/$1" >"$out/$1.log" || { cat "$out/$1.log" >&2; return 1; }
     echo "$1: $((SECONDS - began)) s"
 }
-cpu=()
+others=() device=cpu
+[ "$beside" = fp32 ] || device=cuda
 run gpu "${seeds%% *}" cuda "$precision"
 for seed in $seeds; do
-    run "cpu-$seed" "$seed" cpu fp32
-    cpu+=("$out/cpu-$seed/metrics.jsonl")
+    run "$beside-$seed" "$seed" "$device" "$beside"
+    others+=("$out/$beside-$seed/metrics.jsonl")
 done
-python3 scripts/gpu_curves.py "$out" "$out/gpu/metrics.jsonl" "${cpu[@]}"
+python3 scripts/gpu_curves.py "$out" "$out/gpu/metrics.jsonl" "${others[@]}"

@@ -151,7 +151,8 @@ static bool seen_before(pc_repeats *r, const pc_repeat_key *k)
 bool pc_repeats_wanted(const pc_ctx *ctx)
 {
     return ctx->repeats && ctx->grad_ops && !ctx->act->dry && !ctx->taps &&
-           ctx->ops == ctx->repeats->ops && ctx->dropout == 0.0 && ctx->adapter_dropout == 0.0;
+           ctx->ops == ctx->repeats->ops && ctx->dropout == 0.0 && ctx->adapter_dropout == 0.0 &&
+           !ctx->fp8; // the host counts there as it tells
 }
 
 static void silently(pc_ctx *ctx, pc_part *part, void *arg)

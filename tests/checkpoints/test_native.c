@@ -4,6 +4,7 @@
  */
 #include "checkpoints/native.h"
 #include "model/core/file.h"
+#include "model/ops/fp8.h"
 #include "tests/support/scratch.h"
 
 #include <errno.h>
@@ -192,6 +193,40 @@ static void expect_load(const char *path, const row *rows, int n, bool moments, 
     if (message && (!st || !strstr(pc_error_text(), message) || !strstr(pc_error_text(), path)))
         fail_msg("expected '%s', got %d: '%s'", message, (int)st, pc_error_text());
     small_close(&s);
+}
+
+// What runs in eight bits scale by is kept with the moments, and asked for by such runs alone.
+static void test_history(void **state)
+{
+    (void)state;
+    enum { N = PC_FP8_OPERANDS * PC_FP8_HISTORY };
+    float numbers[2][N], back[2][N];
+    small s;
+    const pc_native_text t = texts();
+    const char *path = scratch_path("history.h5"), *without = write_plain("without.h5", true);
+    small_open(&s, PLAIN, 4, 1.0f);
+    for (int i = 0; i < 2; i++) { // of a frozen one and of a trained one
+        for (int k = 0; k < N; k++) numbers[i][k] = (float)(i + 1) / (float)(k + 3);
+        s.params.list[1 + i].history =
+            pc_view2(numbers[i], PC_F32, PC_FP8_OPERANDS, PC_FP8_HISTORY);
+    }
+    assert_int_equal(pc_native_write(path, &s.params, true, &t), PC_OK);
+    for (int i = 0; i < 2; i++)
+        s.params.list[1 + i].history.data = memset(back[i], 0, sizeof back[i]);
+    assert_int_equal(pc_native_load(&s.params, path, true, true, NULL), PC_OK);
+    assert_memory_equal(numbers, back, sizeof back);
+    assert_int_equal(pc_native_load(&s.params, without, true, true, NULL), PC_ERR_FORMAT);
+    assert_non_null(strstr(pc_error_text(), "moments/history"));
+    s.params.list[0].history = s.params.list[1].history;
+    assert_int_equal(pc_native_load(&s.params, path, true, true, NULL), PC_ERR_FORMAT);
+    assert_non_null(strstr(pc_error_text(), "'vision.patch.weight' is missing"));
+    s.params.list[0].history = PC_NONE;
+    back[0][5] = -1.0f;
+    assert_int_equal(pc_native_write(path, &s.params, true, &t), PC_OK);
+    assert_int_equal(pc_native_load(&s.params, path, true, true, NULL), PC_ERR_FORMAT);
+    assert_non_null(strstr(pc_error_text(), "a largest number of -1"));
+    small_close(&s);
+    expect_load(path, PLAIN, 4, true, true, NULL); // a run without has no use for it
 }
 
 static void test_names_and_shapes(void **state)
@@ -472,11 +507,17 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_equal_bytes),
-        cmocka_unit_test(test_names_and_shapes), cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_cut_short),        cmocka_unit_test(test_garbled),
-        cmocka_unit_test(test_superblock),       cmocka_unit_test(test_full_disk),
-        cmocka_unit_test(test_other_files),      cmocka_unit_test(test_strange_contents),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_equal_bytes),
+        cmocka_unit_test(test_history),
+        cmocka_unit_test(test_names_and_shapes),
+        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_cut_short),
+        cmocka_unit_test(test_garbled),
+        cmocka_unit_test(test_superblock),
+        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_other_files),
+        cmocka_unit_test(test_strange_contents),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -113,9 +113,11 @@ static void refusals(void)
     char on_cpu[512];
     snprintf(on_cpu, sizeof on_cpu, "device: cpu\n%s", base);
     refuse("bf16 on the cpu", on_cpu, "precision=bf16", "fp32");
+    refuse("fp8 on the cpu", on_cpu, "precision=fp8", "fp32");
 #ifndef PERCEPT_CUDA
     refuse_set("cuda", "device=cuda", "no cuda");
     refuse_set("bf16", "precision=bf16", "fp32|no cuda");
+    refuse_set("fp8", "precision=fp8", "fp32|no cuda");
     refuse_set("moments", "optim.moments=bf16", "optim.moments|no cuda");
     refuse_set("gradients", "optim.gradients=bf16", "optim.gradients|no cuda");
     refuse_set("master", "optim.master=none", "optim.master|no cuda");
