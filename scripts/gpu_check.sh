@@ -25,9 +25,6 @@ step "the optimiser, every mixture of types"
 "$build/tests/test_cuda_step" >"$work/step.txt" || { grep -v '^ok' "$work/step.txt"; exit 1; }
 tail -1 "$work/step.txt"
 
-step "products in eight bits"
-"$build/tests/test_cuda_fp8"
-
 step "reads, writes and races of the operations' kernels at small shapes"
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
 if [ -z "$sanitizer" ]; then
@@ -98,13 +95,6 @@ for stage in pretrain align tune; do
     train $stage $stage-narrow-stopped "${narrow[@]}" --resume
     same $stage-narrow $stage-narrow-stopped
     echo "twice, without graphs, and stopped and resumed, with fp32 originals and without: the same bytes"
-    [ "$capability" -ge 89 ] || continue
-    train $stage $stage-fp8 device=cuda precision=fp8
-    close_to $stage-bf16 $stage-fp8 5e-2
-    train $stage $stage-fp8-stopped device=cuda precision=fp8 length.steps=15
-    train $stage $stage-fp8-stopped device=cuda precision=fp8 --resume
-    same $stage-fp8 $stage-fp8-stopped
-    echo "in fp8, stopped and resumed: the same bytes"
 done
 
 step "what the GPU trained in bf16, asked on the CPU and on the GPU"
@@ -114,5 +104,17 @@ for way in cpu:fp32 cuda:fp32 cuda:bf16; do
     PERCEPT_DEVICE=${way%:*} PERCEPT_PRECISION=${way#*:} "$PERCEPT_BIN/percept" ask "$work/tune-bf16/checkpoints/best.h5" \
         --image "${images[0]}" --greedy --max-tokens 16 "What is there?"
 done
+
+step "products in eight bits, and thirty steps with them; stopped and gone on with"
+"$build/tests/test_cuda_fp8"
+for stage in pretrain align tune; do
+    [ "$capability" -ge 89 ] || break
+    train $stage $stage-fp8 device=cuda precision=fp8
+    close_to $stage-bf16 $stage-fp8 5e-2 # seen: 3.1e-2, 3.5e-3, 1.2e-2
+    train $stage $stage-fp8-stopped device=cuda precision=fp8 length.steps=15
+    train $stage $stage-fp8-stopped device=cuda precision=fp8 --resume
+    same $stage-fp8 $stage-fp8-stopped
+done
+[ "$capability" -lt 89 ] || echo "stopped and resumed: the same bytes"
 
 step "all of it holds"
