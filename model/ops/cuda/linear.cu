@@ -350,7 +350,7 @@ static bool product_xw(pc_ctx *ctx, pc_tensor y, pc_tensor x, pc_tensor w, pc_te
     t.A = x.data, t.B = w.data, t.C = more ? r.data : y.data, t.D = y.data;
     t.lda = x.stride, t.ldb = w.stride, t.ldc = more ? r.stride : y.stride, t.ldd = y.stride;
     t.in_a = t.in_b = type_of(x.dtype), t.out = type_of(y.dtype);
-    if (ctx->fp8) {
+    if (ctx && ctx->fp8) { // none: part of a product with a widened matrix
         const product without = t;
         const size_t mark = pc_arena_mark(ctx->scratch);
         fp8_rows x8, w8;
@@ -459,7 +459,7 @@ static void bias_gradient(pc_tensor db, pc_tensor dy)
 static bool gradients_in_eight_bits(pc_ctx *ctx, pc_tensor dx, pc_tensor dw, pc_tensor dy, pc_tensor x, pc_tensor w,
                                     bool fresh)
 {
-    if (!ctx->fp8) return false;
+    if (!ctx || !ctx->fp8) return false;
     const size_t mark = pc_arena_mark(ctx->scratch);
     const bool done = pc_cuda_fp8_gradients(ctx, dx, dw, dy, x, w, fresh);
     pc_arena_release(ctx->scratch, mark);
