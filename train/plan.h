@@ -41,8 +41,8 @@ typedef struct plan_request {
 
 typedef struct plan {
     engine_sizes sizes; // for engine_open
-    size_t parameters, eights, gradients, moments, masters, activations, scratch, whole, device, data,
-        total,
+    size_t parameters, eights, gradients, moments, masters, activations, scratch, whole, device,
+        data, total,
         limit;                // bytes; device: what it takes beside tensors
     int64_t numbers, trained; // parameters
     double flops_step;        // forward and backward of a full optimiser step, replays included

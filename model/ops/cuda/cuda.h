@@ -49,7 +49,8 @@ typedef enum pc_fp8_kind {
  * (C,pc_fp8_turned(N))?, its transpose. What is beyond the largest number becomes that; inf and NaN become NaN.
  * *largest becomes max(*largest, max |x|), as the bits of a float: order plays no part in it.
  */
-void pc_cuda_fp8_cast(void *rows, void *turned, int32_t *largest, pc_tensor x, const float *scale, pc_fp8_kind kind);
+void pc_cuda_fp8_cast(void *rows, void *turned, int32_t *largest, pc_tensor x, const float *scale,
+                      pc_fp8_kind kind);
 // The last of it alone.
 void pc_cuda_fp8_largest(int32_t *largest, pc_tensor x);
 

@@ -185,9 +185,8 @@ static void product_block(const pc_product *p, float *space, const span2 *part, 
                                       here ? p->ldb : NR, &e);
         }
         if (last && p->act)
-            for (int64_t m = 0; m < rows; m++)
-                S(pc_act_row)
-                (p->act + (m0 + m) * p->ld_act + n0, c + m * p->ldc, nc, p->kind, p->slope);
+            for (int64_t m = 0; m < rows; m++) S(pc_act_row)
+        (p->act + (m0 + m) * p->ld_act + n0, c + m * p->ldc, nc, p->kind, p->slope);
     }
 }
 
